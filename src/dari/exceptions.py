@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-class Cancelled(BaseException):  # noqa: N818 - the field's name for it (trio), and no error
+class Cancelled(BaseException):
     """You are being cancelled: a scope around this `yield` wants the work inside it to end.
 
     A BaseException, so that `except Exception` lets it pass. Let it out; a task that swallows it meets it

@@ -1,0 +1,167 @@
+"""What the kernel, its driver, and the operations say to each other.
+
+Nothing here does anything: these are the doors. A **driver** gives the kernel a clock and three ways to reach the outside
+(`Driver`), calls `Kernel.advance` and obeys what it gets back (`Need`). An **operation** is what a task yields: the
+kernel calls its `begin` with the task, and `begin` either ends it at once (`Waiter.resume`, `Waiter.fail`) or makes
+the task wait (`Waiter.block`) and keeps the `Wait` that it got for whoever will wake it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVar, final
+
+from dari._kernel.world import world
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping
+
+    from dari._kernel.deadlines import Alarm
+    from dari._kernel.outcome import Outcome, Steppable
+
+__all__ = ["FINISHED", "MORE", "Driver", "Idle", "Need", "Operation", "Verdict", "Wait", "Waiter"]
+
+T_co = TypeVar("T_co", covariant=True)
+
+Direction = Literal["read", "write"]
+
+
+@final
+class Verdict(Enum):
+    """What `advance` gives when there is nothing to wait for."""
+
+    MORE = "more to do"
+    FINISHED = "every task has ended"
+
+
+MORE: Final = Verdict.MORE
+FINISHED: Final = Verdict.FINISHED
+
+
+@final
+class Idle:
+    """Nothing can run: wait until `deadline` (None: for ever), or until one of the descriptors in `watching` is ready."""
+
+    __slots__ = ("deadline", "watching")
+
+    def __init__(self, deadline: float | None, watching: Mapping[tuple[int, Direction], Wait]) -> None:
+        self.deadline = deadline
+        self.watching = watching
+
+
+Need = Verdict | Idle
+
+
+class Driver(Protocol):
+    """What the kernel asks of whoever drives it."""
+
+    def clock(self) -> float:
+        """Seconds, monotonic."""
+        ...
+
+    def notify(self) -> None:
+        """Something became ready between two advances: call `advance` soon. Called on the driver's thread, often."""
+        ...
+
+    def post(self, call: Callable[[], object]) -> None:
+        """From any thread: let `call` be in the `posted` of the next advance, and let that be soon."""
+        ...
+
+    def steps_of(self, coroutine: Any) -> Steppable:
+        """How a coroutine that was given as a task is stepped: by the kernel itself, or as a task of the host."""
+        ...
+
+    def adapt(self, foreign: object) -> Operation[Any] | None:
+        """The operation that waits for something that is not dari's (a future, a coroutine); None: not known here."""
+        ...
+
+    def outside(self, task: Any) -> Generator[Any, Any, Any]:
+        """`await task` happened outside of `advance`, in a coroutine that somebody else steps."""
+        ...
+
+    def report(self, what: str, error: BaseException | None) -> None:
+        """Something went wrong that nobody else will hear of."""
+        ...
+
+
+class Wait(Protocol):
+    """One wait of one task. Whoever wakes it first wins; all later wakes are dropped."""
+
+    @property
+    def open(self) -> bool:
+        """Is the task still waiting in this very wait?"""
+        ...
+
+    @property
+    def priority(self) -> int: ...
+
+    def wake(self, outcome: Outcome[Any] | None = None) -> bool:
+        """Let the task go on with `outcome` (None: the value None). False: too late, it was woken already."""
+        ...
+
+
+class Doors(Protocol):
+    """The kernel, as operations and scopes see it."""
+
+    driver: Driver
+
+    @property
+    def current(self) -> Any: ...
+
+    def set_deadline(self, alarm: Alarm, when: float) -> None: ...
+    def clear_deadline(self, alarm: Alarm) -> None: ...
+
+
+class Waiter(Protocol):
+    """The task that yielded, as its operation sees it. `begin` calls exactly one of these three, once."""
+
+    @property
+    def priority(self) -> int: ...
+
+    @property
+    def kernel(self) -> Doors: ...
+
+    def resume(self, value: Any = None) -> None:
+        """The operation was done at once; the task steps aside before it goes on (so a loop over one cannot overtake)."""
+        ...
+
+    def fail(self, error: BaseException) -> None:
+        """The operation makes no sense: throw `error` into the task, at that very `yield`."""
+        ...
+
+    def block(self, what: object, undo: Callable[[Wait], bool]) -> Wait:
+        """Make the task wait, for `what` (an object whose repr says so).
+
+        `undo(wait)` is called when the task is cancelled meanwhile: it gives True when the wait is undone (the
+        task then gets `Cancelled`), or False when its end must be awaited: it asked for that end, and will `wake`.
+        """
+        ...
+
+
+class Operation(ABC, Generic[T_co]):
+    """Something a task can wait for: `yield it`, `x = yield from it`, or `await it` in a coroutine."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def begin(self, task: Any) -> None:
+        """Do it for `task` (a `Waiter`), or arrange for its wake. Called by the kernel only."""
+
+    def __iter__(self) -> Generator[Operation[T_co], Any, T_co]:
+        return (yield self)
+
+    def __await__(self) -> Generator[Any, Any, T_co]:
+        if world.kernel is None:
+            return self._outside()
+        return self.__iter__()
+
+    def _outside(self) -> Generator[Any, Any, T_co]:
+        """How a coroutine that somebody else steps waits for this: by whatever bridge that thread has."""
+        if world.host is None:
+            raise RuntimeError(
+                f"{self!r} was awaited where no dari scheduler can run it: start the program by dari.run(main),"
+                " or, where asyncio or trio runs already, by `await dari.arun(main)`"
+            )
+        bridge: Generator[Any, Any, T_co] = world.host(self)
+        return bridge

@@ -1,0 +1,203 @@
+"""Task groups: children that do not outlive the block that started them.
+
+**The difficulty.** In a coroutine `async with` waits at the end of the block. A generator's `with` cannot: only `yield`
+waits. So the join is written out (`yield group.join()`), and the promise is kept by a *debt*: however the block is left,
+its children are cancelled, and the parent's next `yield`, or its end, first waits for theirs, and raises what they raised.
+
+The group's scope is the parent's while the block runs, and the end of the chain of every child: the first failure
+cancels it, which stops the other children and the body alike.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, TypeVarTuple, final
+
+from dari._kernel.contract import Operation
+from dari._kernel.outcome import Error
+from dari._kernel.scope import CancelScope
+from dari.exceptions import Cancelled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator
+    from types import TracebackType
+
+    from dari._kernel.task import Task, TaskWait
+
+__all__ = ["TaskGroup"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+@final
+class TaskGroup:
+    """Tasks that belong together: `with TaskGroup() as group: group.create_task(…); yield group.join()`.
+
+    In a coroutine, `async with` joins by itself. The first child that fails cancels the others and the body; `join` (or
+    leaving the block) then raises an `ExceptionGroup` of what failed.
+    """
+
+    def __init__(self) -> None:
+        self._scope: Final = CancelScope()
+        self._parent: Any = None
+        self._children: dict[Task[Any], None] = {}
+        self._errors: list[BaseException] = []
+        self._raised: BaseException | None = None
+        self._left = False
+        self._emptied: Callable[[], None] | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<TaskGroup of {self._parent.name!r}, {len(self._children)} running>"
+            if self._parent
+            else "<TaskGroup new>"
+        )
+
+    def create_task(
+        self,
+        main: Generator[Any, Any, T]
+        | Coroutine[Any, Any, T]
+        | Callable[[*Ts], Generator[Any, Any, T] | Coroutine[Any, Any, T]],
+        *args: *Ts,
+        priority: int | None = None,
+        name: str | None = None,
+    ) -> Task[T]:
+        """Start a child. RuntimeError before the block is entered and after it was left."""
+        if self._parent is None or self._left:
+            state = "was left already" if self._left else "was not entered"
+            raise RuntimeError(f"{self!r} {state}: children are started inside `with TaskGroup() as group:`")
+        task: Task[T] = self._parent.kernel.create_task(
+            main, args, priority, name, self._scope, self._child_ended
+        )
+        self._children[task] = None
+        return task
+
+    def cancel(self, reason: object = None) -> None:
+        """Cancel the children and the body; the block is then left without an error."""
+        self._scope.cancel(reason)
+
+    def join(self) -> Operation[None]:
+        """Wait for all children. Raises an `ExceptionGroup` if one failed. Cancelling it cancels them and awaits their end."""
+        return _Join(self, raises=True)
+
+    def __enter__(self) -> Self:
+        self._scope.__enter__()
+        self._scope._members = {}
+        self._parent = self._scope._owner
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        self._left = True
+        caught = self._scope.__exit__(kind, error, traceback)
+        if isinstance(error, GeneratorExit):
+            return False
+        errors = self._take_errors()
+        running = len(self._children)
+        if running:
+            self._scope.cancel("the block of its task group was left")
+            self._parent._owe(self)
+        if error is None or caught:
+            if errors:
+                raise _grouped(errors) from None
+            if running and error is None:
+                raise RuntimeError(
+                    f"a TaskGroup was left with {running} tasks running, which are now cancelled: the last line of the"
+                    " block must be `yield group.join()`"
+                )
+            return caught
+        if isinstance(error, Exception) and error is not self._raised:
+            raise _grouped([error, *errors])
+        if errors:
+            raise _grouped(errors if isinstance(error, Cancelled) else [error, *errors])
+        return False
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if error is None:
+            try:
+                await self.join()
+            except BaseException as joined:
+                kind, error, traceback = type(joined), joined, joined.__traceback__
+                if not self.__exit__(kind, error, traceback):
+                    raise
+                return True
+        elif self._children and not isinstance(error, GeneratorExit):
+            self._scope.cancel("the body of its task group failed")
+            with CancelScope(shield=True):
+                await _Join(self, raises=False)
+        return self.__exit__(kind, error, traceback)
+
+    def _child_ended(self, task: Task[Any]) -> None:
+        del self._children[task]
+        if isinstance(task._outcome, Error) and not task.cancelled():
+            self._errors.append(task._outcome.error)
+            self._scope.cancel(f"task {task.name!r} of its group failed")
+        if not self._children and self._emptied is not None:
+            emptied, self._emptied = self._emptied, None
+            emptied()
+
+    def _take_errors(self) -> list[BaseException]:
+        errors, self._errors = self._errors, []
+        return errors
+
+    def _close(self) -> BaseException | None:
+        """After a join: what failed, as one error. Its scope has done its work; code that handles the error goes on."""
+        errors = self._take_errors()
+        if not errors:
+            return None
+        self._scope._closed = True
+        self._raised = _grouped(errors)
+        return self._raised
+
+
+@final
+class _Join(Operation[None]):
+    __slots__ = ("_group", "_raises")
+
+    def __init__(self, group: TaskGroup, *, raises: bool) -> None:
+        self._group: Final = group
+        self._raises: Final = raises
+
+    def __repr__(self) -> str:
+        return f"join of {self._group!r}"
+
+    def begin(self, task: Any) -> None:
+        group = self._group
+        if task is not group._parent:
+            task.fail(
+                RuntimeError(
+                    f"{group!r} is joined by {task!r}: only the task that opened a group can join it"
+                )
+            )
+        elif not group._children:
+            error = group._close() if self._raises else None
+            if error is None:
+                task.resume()
+            else:
+                task.fail(error)
+        else:
+            wait: TaskWait = task.block(self, _await_children)
+
+            def emptied() -> None:
+                error = group._close() if self._raises else None
+                if error is not None:
+                    wait.wake(Error(error))
+                else:
+                    wait.wake_done()
+
+            group._emptied = emptied
+
+
+def _await_children(_: object) -> bool:
+    """The undo of a join. The cancelled scope is around the children too: they are told already, their end is awaited."""
+    return False
+
+
+def _grouped(errors: list[BaseException]) -> BaseExceptionGroup[BaseException]:
+    return BaseExceptionGroup(f"{len(errors)} of a task group failed", errors)

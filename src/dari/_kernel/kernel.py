@@ -1,0 +1,516 @@
+"""The kernel: one class that steps tasks. It never waits; `advance` is the door, `Need` is the answer.
+
+A driver calls `advance(ready, posted, max_steps)` and does what the answer says. Between two advances the same thread
+may create, wake and cancel tasks; the second, small door, `Driver.notify`, then asks for another advance.
+
+**A step** resumes one task by what its `_pending` slot holds, up to its next `yield`. A bare `yield` puts it behind its
+peers, and that is all the loop in `_step` does by itself; everything else goes through `_yielded`. An error in what
+was yielded is thrown into the task *at that very yield*, so a bad task harms nobody else.
+"""
+
+from __future__ import annotations
+
+from contextvars import copy_context
+from types import CoroutineType, GeneratorType
+from typing import TYPE_CHECKING, Any
+
+from dari._kernel.contract import FINISHED, MORE, Direction, Driver, Idle, Need, Operation
+from dari._kernel.deadlines import Deadlines
+from dari._kernel.lanes import Lanes
+from dari._kernel.operations import command
+from dari._kernel.outcome import Error, Outcome, Value, strip_frames
+from dari._kernel.scope import cancelled_by
+from dari._kernel.task import CANCEL, FIRST, HELD, Mark, Task, TaskWait
+from dari._kernel.world import chain_priority, world
+from dari.exceptions import Cancelled, SchedulerFull
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from dari._kernel.deadlines import Alarm
+    from dari._kernel.group import TaskGroup
+    from dari._kernel.scope import CancelScope
+
+__all__ = ["Kernel"]
+
+_PATIENCE = (
+    32  # cancels that a task may swallow in one scope (cleanup may yield, too) before it is made to wait
+)
+_KEPT_FAILURES = 64  # DESIGN §3: "the first 64, and a count"
+
+
+class Kernel:
+    __slots__ = (
+        "_advancing",
+        "_begins",
+        "_escaping",
+        "_lanes",
+        "cancelled",
+        "clock",
+        "completed",
+        "created",
+        "current",
+        "deadlines",
+        "driver",
+        "failed",
+        "lifetimes",
+        "max_tasks",
+        "switches",
+        "tasks",
+        "unobserved",
+        "unobserved_count",
+        "watching",
+    )
+
+    def __init__(
+        self,
+        driver: Driver,
+        *,
+        starvation_limit: int | None = 64,
+        max_tasks: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self.driver = driver
+        self.clock = driver.clock
+        self.max_tasks = max_tasks
+        self.tasks: dict[Task[Any], None] = {}  # held strongly until they end; in order of creation
+        self.current: Task[Any] | None = None
+        self.deadlines = Deadlines()
+        self.watching: dict[tuple[int, Direction], TaskWait] = {}
+        self.created = self.completed = self.failed = self.cancelled = self.switches = 0
+        self.lifetimes = 0.0  # seconds, summed over the tasks that have ended
+        self.unobserved: dict[Task[Any], None] = {}
+        self.unobserved_count = 0
+        self._lanes: Lanes[Task[Any]] = Lanes(starvation_limit, seed)
+        self._advancing = False
+        self._escaping: BaseException | None = None
+        self._begins: dict[type, Callable[[Any, Any], object]] = {}
+
+    def attach(self, driver: Driver) -> None:
+        """From now on `driver` drives. Both must tell the same time."""
+        self.driver = driver
+        self.clock = driver.clock
+
+    # ---- the door ---------------------------------------------------------------------------------------------
+
+    def advance(
+        self,
+        ready: Iterable[tuple[int, Direction]] = (),
+        posted: Iterable[Callable[[], object]] = (),
+        max_steps: int = 256,
+    ) -> Need:
+        """Take in what happened, run at most `max_steps` steps, and say what is needed next.
+
+        `ready`: descriptors that became ready. `posted`: what other threads asked to be called here.
+        KeyboardInterrupt and SystemExit of a task come out, after the task has ended with them.
+        """
+        if world.kernel is not None:
+            raise RuntimeError(
+                "a dari scheduler runs on this thread already: inside it, use `yield from` or create_task"
+            )
+        world.kernel = self
+        self._advancing = True
+        try:
+            for call in posted:
+                self.call(call)
+            for key in ready:
+                wait = self.watching.pop(key, None)
+                if wait is not None:
+                    wait.wake()
+            if len(self.deadlines):
+                self.deadlines.expire(self.clock())
+            if max_steps > 0:
+                self._step(max_steps)
+        finally:
+            self._advancing = False
+            world.kernel = None
+        if self._escaping is not None:
+            escaping, self._escaping = self._escaping, None
+            raise escaping
+        if self._lanes:
+            return MORE
+        if not self.tasks:
+            return FINISHED
+        return Idle(self.deadlines.next(), self.watching)
+
+    def _step(self, left: int) -> None:
+        lanes = self._lanes
+        while left > 0:
+            lane = lanes.choose(left)
+            if lane is None:
+                break
+            popleft = lane.queue.popleft
+            taken = -1
+            for taken in lanes.burst:
+                try:
+                    task = popleft()
+                except IndexError:
+                    taken -= 1
+                    break
+                self.current = task
+                task.steps += 1
+                try:
+                    # `next` without a kept bound method is fastest and smallest (benchmarks/switch.py).
+                    if task._pending is None:
+                        yielded = task._context.run(next, task._steps)  # type: ignore[arg-type]
+                    else:
+                        yielded = self._resume(task, task._pending)
+                except StopIteration as stop:
+                    self._ended(task, Value(stop.value))
+                except BaseException as error:  # noqa: BLE001 - it is the task's; who waits gets it
+                    self._ended(task, Error(error.with_traceback(strip_frames(error.__traceback__))))
+                else:
+                    if yielded is None:
+                        task._requeue(task)
+                    else:
+                        self._yielded(task, yielded)
+            taken += 1
+            self.current = None
+            lanes.served(lane, taken)
+            self.switches += taken
+            left -= max(taken, 1)
+            if self._escaping is not None:
+                break
+
+    def _resume(self, task: Task[Any], pending: Outcome[Any] | Mark) -> Any:
+        """Resume a task that is not resumed by a plain `next`."""
+        if pending is FIRST:
+            task._steps = self.driver.steps_of(task._source)
+            pending = Value(None)
+        elif pending is CANCEL:
+            rare = task._rarely()
+            if rare.swallowed >= _PATIENCE and not rare.patient:
+                return _Penance(rare.swallowed - _PATIENCE)
+            rare.patient = False
+            rare.swallowed += 1
+            scope = cancelled_by(task._scope)
+            pending = Value(None) if scope is None else Error(Cancelled(scope.reason, scope))
+        elif pending is HELD:
+            self._hold(task, None)
+            return _NOTHING
+        task._pending = task._mark()
+        return task._context.run(pending.into, task._steps)  # type: ignore[union-attr, arg-type]
+
+    # ---- what was yielded --------------------------------------------------------------------------------------
+
+    def _yielded(self, task: Task[Any], yielded: Any) -> None:
+        pending = task._pending
+        if pending is None or yielded is _NOTHING or type(yielded) is _Penance:
+            self._begin(task, yielded)
+        elif pending is HELD:
+            self._hold(task, yielded)
+        else:
+            self.step_aside(task)  # a cancelled scope is around it: its next step raises
+
+    def _begin(self, task: Task[Any], yielded: Any) -> None:
+        begin = self._begins.get(type(yielded))
+        try:
+            if begin is None:
+                begin = self._learn(type(yielded), yielded)
+            begin(yielded, task)
+        except Exception as error:  # noqa: BLE001 - the task's own mistake, or an operation's: the task gets it
+            error.__traceback__ = strip_frames(error.__traceback__)
+            task._wait = None
+            task.fail(error)
+
+    def _learn(self, kind: type, yielded: Any) -> Callable[[Any, Any], object]:
+        """How to begin objects of this type; found once per type."""
+        if issubclass(kind, Operation):
+            begin: Callable[[Any, Any], object] = kind.begin
+        elif issubclass(kind, tuple):
+            begin = self._begin_command
+        elif self.driver.adapt(yielded) is not None:
+            begin = self._begin_foreign
+        else:
+            return _refuse
+        self._begins[kind] = begin
+        return begin
+
+    def _begin_command(self, spelled: tuple[Any, ...], task: Task[Any]) -> None:
+        command(spelled).begin(task)
+
+    def _begin_foreign(self, foreign: object, task: Task[Any]) -> None:
+        operation = self.driver.adapt(
+            foreign
+        )  # asked anew: a driver may refuse this one, or have been replaced
+        if operation is None:
+            _refuse(foreign, task)
+        else:
+            operation.begin(task)
+
+    # ---- groups that were left with children running -------------------------------------------------------------
+
+    def _hold(self, task: Task[Any], yielded: Any) -> None:
+        """Let the task wait for the children it left behind; then do what it yielded, or raise what they raised."""
+
+        def go_on(errors: list[BaseException]) -> None:
+            task._pending = _grouped_error(errors) if errors else task._mark()
+            if task._pending is not None or yielded is None:
+                self.ready(task)
+            else:
+                self._begin(task, yielded)
+
+        self._await_debts(task, go_on)
+
+    def _ended(self, task: Task[Any], outcome: Outcome[Any]) -> None:
+        """The task's code has ended. The task ends when the children that it left behind have."""
+        if task._rare is None or not task._rare.debts:
+            self._finish(task, outcome)
+            return
+
+        def end(errors: list[BaseException]) -> None:
+            if isinstance(outcome, Error) and not isinstance(outcome.error, Cancelled):
+                errors = [outcome.error, *errors] if errors else []
+            self._finish(task, _grouped_error(errors) if errors else outcome)
+
+        self._await_debts(task, end)
+
+    def _await_debts(self, task: Task[Any], then: Callable[[list[BaseException]], None]) -> None:
+        rare = task._rarely()
+        groups: list[TaskGroup] = rare.debts or []
+        if not any(group._children for group in groups):
+            rare.debts = None
+            then([error for group in groups for error in group._take_errors()])
+            return
+        wait = task.block(
+            groups[0], _stay
+        )  # shielded: what has been cancelled already is awaited whatever comes
+
+        def emptied() -> None:
+            if not any(group._children for group in groups):
+                rare.debts = None
+                if wait.open:
+                    task._wait = None
+                then([error for group in groups for error in group._take_errors()])
+
+        for group in groups:
+            if group._children:
+                group._emptied = emptied
+
+    # ---- birth and end of tasks --------------------------------------------------------------------------------
+
+    def create_task(
+        self,
+        main: Any,
+        args: tuple[Any, ...] = (),
+        priority: int | None = None,
+        name: str | None = None,
+        base: CancelScope | None = None,
+        on_end: Callable[[Task[Any]], object] | None = None,
+    ) -> Task[Any]:
+        """A new task, ready to take its first step. `base`: the group's scope that it lives in."""
+        if self.max_tasks is not None and len(self.tasks) >= self.max_tasks:
+            raise SchedulerFull(
+                f"the scheduler holds {len(self.tasks)} tasks, which is its max_tasks: wait for some to end"
+            )
+        source = main(*args) if callable(main) else main
+        coroutine = isinstance(source, CoroutineType)
+        if not coroutine and not isinstance(source, GeneratorType):
+            if not (hasattr(source, "send") and hasattr(source, "throw") and hasattr(source, "close")):
+                raise TypeError(
+                    f"{main!r} gave {source!r}: a task is a generator or a coroutine, or a function that makes one"
+                    " (is there a `yield` in it?)"
+                )
+            coroutine = not hasattr(source, "__next__")
+        if args and source is main:
+            raise TypeError(f"{main!r} has begun already, so it takes no arguments: {args!r}")
+        context = copy_context()
+        if priority is None:
+            priority = chain_priority.get()
+        elif priority != chain_priority.get():
+            context.run(chain_priority.set, priority)
+        task: Task[Any] = Task(self, source, context, self._lanes.lane(priority), base, self.clock())
+        if name is not None:
+            task._rarely().name = name
+        if on_end is not None:
+            task._on_end = [on_end]
+        self.tasks[task] = None
+        self.created += 1
+        if coroutine:
+            task._pending = FIRST
+        if base is not None:
+            assert base._members is not None
+            base._members[task] = None
+            task._interrupt()
+        self.ready(task)
+        return task
+
+    def _finish(self, task: Task[Any], outcome: Outcome[Any]) -> None:
+        if task._wait is not None or (task._scope is not task._base and not self._at_root(task)):
+            outcome = self._left_open(task, outcome)
+        task._outcome = outcome
+        task._steps = None
+        task._pending = None
+        task.ended_at = now = self.clock()
+        self.lifetimes += now - task.created_at
+        del self.tasks[task]
+        if task._base is not None and task._base._members is not None:
+            task._base._members.pop(task, None)
+        rare = task._rare
+        if rare is not None and rare.root is not None:
+            rare.root._unlink()
+        listeners, task._on_end = task._on_end, None
+        callbacks = rare.callbacks if rare is not None else None
+        if isinstance(outcome, Value):
+            self.completed += 1
+        elif isinstance(outcome.error, Cancelled):
+            self.cancelled += 1
+        else:
+            self.failed += 1
+            if isinstance(outcome.error, (KeyboardInterrupt, SystemExit)):
+                self._escaping = outcome.error
+                self._lanes.burst.clear()
+            elif listeners is None and callbacks is None:
+                self.unobserved_count += 1
+                if len(self.unobserved) < _KEPT_FAILURES:
+                    self.unobserved[task] = None
+                self.driver.report(f"{task!r} failed, and nobody waits for it", outcome.error)
+        for listener in listeners or ():
+            listener(task)
+        for callback in callbacks or ():
+            self.call(callback, task)
+
+    def _at_root(self, task: Task[Any]) -> bool:
+        return task._rare is not None and task._scope is task._rare.root
+
+    def _left_open(self, task: Task[Any], outcome: Outcome[Any]) -> Outcome[Any]:
+        """A task ended inside scopes that it entered by hand: take them down, and say so."""
+        root = task._base if task._rare is None or task._rare.root is None else task._rare.root
+        scope = task._scope
+        while scope is not None and scope is not root:
+            self.deadlines.clear(scope)
+            scope._unlink()
+            scope = scope._parent
+        left, task._scope = task._scope, root
+        error = RuntimeError(f"{task!r} ended without leaving {left!r}: enter scopes by `with` only")
+        if isinstance(outcome, Error):
+            error.__cause__ = outcome.error
+        return Error(error)
+
+    # ---- what operations, scopes and the outside may ask --------------------------------------------------------
+
+    def ready(self, task: Task[Any]) -> None:
+        """The task can go on: put it into its lane, behind those that were woken before it."""
+        lane = task._lane
+        lane.queue.append(task)
+        if not lane._listed:
+            self._lanes._list(lane)
+        if not self._advancing:
+            self.driver.notify()
+
+    def step_aside(self, task: Task[Any]) -> None:
+        """The task can go on, but did not have to wait: put it behind everyone who is ready at its priority."""
+        self._lanes.push_aside(task._lane.rank >> 1, task)
+        if not self._advancing:
+            self.driver.notify()
+
+    def set_priority(self, task: Task[Any], priority: int) -> None:
+        task._lane = lane = self._lanes.lane(priority)
+        aside = lane.aside
+        assert aside is not None
+        task._requeue = aside.queue.append
+        if task is self.current:
+            chain_priority.set(priority)
+            self._lanes.expect(aside)
+        else:
+            task._context.run(chain_priority.set, priority)
+
+    def set_deadline(self, alarm: Alarm, when: float) -> None:
+        self.deadlines.set(alarm, when)
+        if not self._advancing:
+            self.driver.notify()
+
+    def clear_deadline(self, alarm: Alarm) -> None:
+        self.deadlines.clear(alarm)
+
+    def observed(self, task: Task[Any]) -> None:
+        """Somebody has seen how the task ended."""
+        if self.unobserved and task in self.unobserved:
+            del self.unobserved[task]
+            self.unobserved_count -= 1
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """Call what an outsider gave; an error in it harms nobody here."""
+        try:
+            function(*args)
+        except Exception as error:  # noqa: BLE001 - reported, and the kernel goes on
+            self.driver.report(f"{function!r}, called by the scheduler, failed", error)
+
+    def cancel(self, reason: object = None) -> None:
+        """Cancel every task."""
+        for task in tuple(self.tasks):
+            task.cancel(reason)
+
+    def count_ready(self) -> dict[int, int]:
+        """Ready tasks per priority."""
+        return self._lanes.count()
+
+
+class _Penance(Operation[None]):
+    """A task that swallows cancellation again and again waits, longer each time, before it gets the next one."""
+
+    __slots__ = ("_times",)
+
+    def __init__(self, times: int) -> None:
+        self._times = times
+
+    def __repr__(self) -> str:
+        return "the next Cancelled, after having swallowed many"
+
+    def begin(self, task: Any) -> None:
+        kernel: Kernel = task.kernel
+        if self._times == 0:
+            kernel.driver.report(
+                f"{task!r} has swallowed Cancelled {_PATIENCE} times and was made to wait: let it out of the task",
+                None,
+            )
+        wait = task.block(self, _stay)
+        task._rarely().patient = True
+        kernel.set_deadline(_CancelAgain(wait), kernel.clock() + min(1.0, 0.001 * 2 ** min(self._times, 10)))
+
+
+class _CancelAgain:
+    __slots__ = ("_wait", "alarm")
+
+    def __init__(self, wait: TaskWait) -> None:
+        self._wait = wait
+        self.alarm = 0
+
+    def expire(self) -> None:
+        self._wait.wake(CANCEL)
+
+
+class _Nothing(Operation[None]):
+    """Given by `_resume` when it has seen to the task itself."""
+
+    __slots__ = ()
+
+    def begin(self, task: Any) -> None:
+        pass
+
+
+_NOTHING = _Nothing()
+
+
+def _stay(_wait: object) -> bool:
+    return False
+
+
+def _grouped_error(errors: list[BaseException]) -> Error:
+    return Error(BaseExceptionGroup(f"{len(errors)} of a task group failed", errors))
+
+
+def _refuse(yielded: object, task: Task[Any]) -> None:
+    if isinstance(yielded, GeneratorType):
+        way_out = "did you mean `yield from`? (or create_task, to run it beside this one)"
+    elif isinstance(yielded, CoroutineType):
+        way_out = (
+            "a coroutine is waited for where asyncio or trio runs (await dari.arun(…), async with dari.Scheduler());"
+            " here, give it to create_task if it awaits dari's operations only"
+        )
+    else:
+        way_out = (
+            "a task yields nothing, an operation such as dari.sleep(1), a tuple such as ('sleep', 1), a task, a job"
+            " or a future"
+        )
+    task.fail(TypeError(f"{task.name} yielded {yielded!r}: {way_out}"))

@@ -1,0 +1,257 @@
+"""Cancel scopes: who may end what, and how the end is told.
+
+**Why scopes.** asyncio's cancel is an event: one exception, counted per task; swallowed once it is gone, and two timeouts
+that fire together must guess whose it was (facts/scheduler.md b.12 to b.14). Here cancelling is a *state of a place in the
+program*: a scope that is cancelled makes every `yield` inside it raise `Cancelled`, again and again, until
+it is left; and the exception names its scope, so that only that one catches it.
+
+**The tree.** A task's open scopes form a chain, innermost first (`task._scope`, then `_parent`). Below a task group's scope
+hang its children: their chains end in it. Cancelling walks down the tree and tells every task that it finds; whether
+the task really is cancelled is then asked upwards (`cancelled_by`), because a shield in between may hide it. Outer
+beats inner: the outermost cancelled scope that is visible gives the `Cancelled` its name.
+
+**Leaving.** Scopes are left last in, first out. A generator that is collected is closed by `GeneratorExit` in any thread at any
+time, so then a scope takes itself out of the tree and does nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
+
+from dari._kernel.world import world
+from dari.exceptions import Cancelled
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from dari._kernel.contract import Doors
+
+__all__ = ["CancelScope", "Timeout", "cancelled_by", "current_member", "move_on_after", "timeout"]
+
+
+class Member(Protocol):
+    """A task, as scopes see it."""
+
+    _scope: CancelScope | None
+
+    @property
+    def kernel(self) -> Doors: ...
+
+    def _interrupt(self) -> None:
+        """A scope around the task may have been cancelled: if it waits, end the wait."""
+        ...
+
+    def _remark(self) -> None:
+        """The running task entered or left a scope: what its next `yield` meets may have changed."""
+        ...
+
+
+def current_member(what: str) -> Any:
+    """The task that runs now, or an error that names `what` needs one and how to get it."""
+    kernel = world.kernel
+    if kernel is None or kernel.current is None:
+        raise RuntimeError(
+            f"{what} was used outside of a task that dari steps: use it in a generator task, or in a coroutine that"
+            " dari.run(main) steps"
+        )
+    return kernel.current
+
+
+def cancelled_by(scope: CancelScope | None) -> CancelScope | None:
+    """The outermost cancelled scope that code inside `scope` can see, or None."""
+    found = None
+    while scope is not None:
+        if scope.cancel_called and not scope._closed:
+            found = scope
+        if scope._shield:
+            break
+        scope = scope._parent
+    return found
+
+
+class CancelScope:
+    """A block of code that can be cancelled as a whole: `with dari.CancelScope() as scope: …`, or `async with`.
+
+    `deadline` (a time on the scheduler's clock, in seconds) cancels it by itself; `shield=True` hides cancellation that
+    comes from outside of it. After the block `cancelled_caught` tells whether it was stopped.
+    """
+
+    __slots__ = (
+        "_children",
+        "_closed",
+        "_deadline",
+        "_delay",
+        "_members",
+        "_owner",
+        "_parent",
+        "_shield",
+        "alarm",
+        "cancel_called",
+        "cancelled_caught",
+        "reason",
+    )
+
+    def __init__(self, *, deadline: float | None = None, shield: bool = False) -> None:
+        self.alarm = 0
+        self.cancel_called = False
+        self.cancelled_caught = False
+        self.reason: object = None
+        self._deadline = deadline
+        self._delay: float | None = None  # counted from the moment the block is entered
+        self._shield = shield
+        self._closed = False
+        self._owner: Member | None = None
+        self._parent: CancelScope | None = None
+        self._children: dict[CancelScope, None] | None = None
+        self._members: dict[Any, None] | None = None  # tasks whose chain of scopes ends here
+
+    def __repr__(self) -> str:
+        state = (
+            "cancelled"
+            if self.cancel_called
+            else "left"
+            if self._closed
+            else "open"
+            if self._owner
+            else "new"
+        )
+        return f"<{type(self).__name__} {state}{f' deadline={self._deadline}' if self._deadline is not None else ''}>"
+
+    @property
+    def deadline(self) -> float | None:
+        """When the scope cancels itself, on the scheduler's clock; None: never. None too before a delay is counted."""
+        return self._deadline
+
+    @property
+    def shield(self) -> bool:
+        return self._shield
+
+    def cancel(self, reason: object = None) -> None:
+        """Make every `yield` inside raise `Cancelled`, until the block is left. `reason` travels along."""
+        if not self.cancel_called:
+            self.cancel_called = True
+            self.reason = reason
+            self._tell()
+
+    def expire(self) -> None:
+        """The deadline has come."""
+        self.cancel("deadline")
+
+    def _tell(self) -> None:
+        below = [self]
+        while below:
+            scope = below.pop()
+            if scope._owner is not None:
+                scope._owner._interrupt()
+            for member in scope._members or ():
+                member._interrupt()
+            below.extend(child for child in scope._children or () if not child._shield)
+
+    def _link(self, owner: Member, parent: CancelScope | None) -> None:
+        self._owner = owner
+        self._parent = parent
+        if parent is not None:
+            if parent._children is None:
+                parent._children = {}
+            parent._children[self] = None
+
+    def _unlink(self) -> None:
+        self._closed = True
+        if self._parent is not None and self._parent._children is not None:
+            self._parent._children.pop(self, None)
+
+    def __enter__(self) -> Self:
+        if self._owner is not None or self._closed:
+            raise RuntimeError(f"{self!r} was entered already: a scope is for one block, make a new one")
+        task = current_member(f"`with {type(self).__name__}`")
+        kernel: Doors = task.kernel
+        self._link(task, task._scope)
+        task._scope = self
+        if self._delay is not None:
+            self._deadline = kernel.driver.clock() + self._delay
+        if self._deadline is not None and not self.cancel_called:
+            if self._deadline <= kernel.driver.clock():
+                self.expire()
+            else:
+                kernel.set_deadline(self, self._deadline)
+        task._remark()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        task = self._owner
+        if task is None:
+            raise RuntimeError(f"{self!r} was left without having been entered")
+        running = world.kernel is not None and world.kernel.current is task
+        if not running:
+            if isinstance(error, GeneratorExit):
+                self.alarm = 0  # any thread: even the heap is left alone, it will find the entry stale
+                self._unlink()
+                return False
+            self._refuse("in another task than the one that entered it")
+        if task._scope is not self:
+            self._refuse("before a scope that was entered inside it (or after one around it)")
+        task.kernel.clear_deadline(self)
+        self._unlink()
+        task._scope = self._parent
+        caught = isinstance(error, Cancelled) and error._scope is self
+        if caught:
+            assert isinstance(error, Cancelled)
+            outer = cancelled_by(self._parent)
+            if outer is not None:  # outer beats inner: it was cancelled while this one was on its way out
+                error._scope, error.reason = outer, outer.reason
+                caught = False
+        self.cancelled_caught = caught
+        task._remark()
+        return caught
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        return self.__exit__(kind, error, traceback)
+
+    def _refuse(self, how: str) -> NoReturn:
+        raise RuntimeError(
+            f"{self!r} was left {how}: scopes are left last in, first out, by the task that entered them. Was it"
+            " opened in a generator that yields to its consumer, not to dari?"
+        )
+
+
+class Timeout(CancelScope):
+    """A scope that turns its own expiry into `TimeoutError`."""
+
+    __slots__ = ()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if super().__exit__(kind, error, traceback):
+            raise TimeoutError(f"took longer than {self._delay} seconds") from error
+        return False
+
+
+def _delay(delay: float | None) -> float | None:
+    if delay is not None and not delay >= 0:  # NaN is not, either
+        raise ValueError(f"a delay is a number of seconds, 0 or more, not {delay!r}")
+    return delay
+
+
+def timeout(delay: float | None) -> Timeout:
+    """`with timeout(5):` cancels the block after `delay` seconds and then raises `TimeoutError`. None: never.
+
+    The delay counts from entering the block. What is cancelled inside runs its cleanup first.
+    """
+    scope = Timeout()
+    scope._delay = _delay(delay)
+    return scope
+
+
+def move_on_after(delay: float | None) -> CancelScope:
+    """`with move_on_after(5) as scope:` leaves the block after `delay` seconds; `scope.cancelled_caught` tells. None: never."""
+    scope = CancelScope()
+    scope._delay = _delay(delay)
+    return scope

@@ -1,0 +1,394 @@
+"""A task: a generator (or coroutine) that the kernel steps, and what there is to know about it.
+
+**State is derived, never stored**: a task that has an outcome has ended; the kernel's `current` one is running; one with
+a `_wait` waits; any other stands in exactly one lane. Two fields decide what happens next:
+
+`_wait`     the one wait it is in. A `TaskWait` is made for each wait, and *is* its id: a wake through any other
+            one than the task's present `_wait` is late, and is dropped. That one comparison kills double wakes, lost cancels
+            and stale timers.
+`_pending`  what it is resumed with: None (plain `next`), a `Value`, an `Error`, or a *mark*. While the task runs, the
+            mark says what its next `yield` meets: `CANCEL` (a cancelled scope is around it) or `HELD` (it left a task
+            group whose children still run). Entering and leaving scopes recomputes it, so the stepping loop
+            needs no test of its own for cancellation.
+
+Fields that few tasks use live in one `_Rare`, made on demand: there may be a million tasks.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final, TypeVar, final
+
+from dari._kernel.contract import Operation
+from dari._kernel.outcome import Error, Outcome, Steppable, Value
+from dari._kernel.scope import CancelScope, cancelled_by
+from dari.exceptions import Cancelled, TaskCancelledError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from contextvars import Context
+
+    from dari._kernel.lanes import Lane
+
+__all__ = ["CANCEL", "HELD", "Mark", "Task", "TaskState", "TaskWait"]
+
+T_co = TypeVar("T_co", covariant=True)
+
+_ids = count(1)
+
+
+class TaskState(Enum):
+    READY = "ready"
+    RUNNING = "running"
+    WAITING = "waiting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@final
+class Mark(Enum):
+    """What a `yield` meets instead of being done. (`FIRST`: a coroutine that nobody has stepped yet.)"""
+
+    CANCEL = "cancel"
+    HELD = "held"
+    FIRST = "first"
+
+
+CANCEL: Final = Mark.CANCEL
+HELD: Final = Mark.HELD
+FIRST: Final = Mark.FIRST
+
+
+@final
+class TaskWait:
+    """One wait of one task, and its own id: see the head of this module."""
+
+    __slots__ = ("_undo", "alarm", "asked", "task", "what")
+
+    def __init__(self, task: Task[Any], what: object, undo: Callable[[Any], bool]) -> None:
+        self.task = task
+        self.what = what
+        self.alarm = 0
+        self.asked = False  # it was cancelled, and its end is awaited
+        self._undo = undo
+
+    @property
+    def open(self) -> bool:
+        return self.task._wait is self
+
+    @property
+    def priority(self) -> int:
+        return self.task.priority
+
+    def wake(self, outcome: Outcome[Any] | Mark | None = None) -> bool:
+        """Let the task go on with `outcome` (None: the value None). False: too late, it was woken already."""
+        task = self.task
+        if task._wait is not self:
+            return False
+        task._wait = None
+        if self.alarm:
+            task.kernel.clear_deadline(self)
+        task._pending = outcome
+        task.kernel.ready(task)
+        return True
+
+    def wake_cancelled(self, error: BaseException) -> bool:
+        """What the task waited for was cancelled: by the task's own wish (then so is the task), or else it gets `error`."""
+        return self.wake(CANCEL if self.asked else Error(error))
+
+    def wake_done(self) -> bool:
+        """What the task waited for is over and has nothing to give. If it was cancelled meanwhile, that it gets."""
+        return self.wake(CANCEL if self.asked else None)
+
+    def expire(self) -> None:
+        self.wake()
+
+    def cancel(self) -> None:
+        """A scope around the task was cancelled."""
+        if not self.asked:
+            self.asked = True
+            if self._undo(self):
+                self.wake(CANCEL)
+
+
+class _Rare:
+    __slots__ = ("callbacks", "debts", "name", "patient", "root", "swallowed")
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self.root: CancelScope | None = None  # what `Task.cancel` cancels
+        self.debts: list[Any] | None = None  # groups that were left with children running
+        self.callbacks: list[Callable[[Any], object]] | None = None
+        self.patient = False  # it has waited for its next `Cancelled`
+        self.swallowed = 0  # how often `Cancelled` was thrown in without a scope being left
+
+
+@final
+class Task(Operation[T_co]):
+    """A generator or coroutine at work. Made by `create_task`; `yield task` or `await task` waits for its result.
+
+    Who waits, owns: cancelling the one that waits cancels the task too, and waits for its real end.
+    `dari.shield(task)` only looks.
+    """
+
+    __slots__ = (
+        "_base",
+        "_context",
+        "_lane",
+        "_on_end",
+        "_outcome",
+        "_parent",
+        "_pending",
+        "_rare",
+        "_requeue",
+        "_scope",
+        "_source",
+        "_steps",
+        "_wait",
+        "created_at",
+        "ended_at",
+        "id",
+        "kernel",
+        "started_at",
+        "steps",
+    )
+
+    def __init__(
+        self,
+        kernel: Any,
+        source: Any,
+        context: Context,
+        lane: Lane[Any],
+        base: CancelScope | None,
+        now: float,
+    ) -> None:
+        self.id: Final = next(_ids)
+        self.kernel = kernel
+        self.steps = 0
+        self.created_at: Final = now
+        self.started_at: float | None = None
+        self.ended_at: float | None = None
+        self._source = source  # what the user gave: it has the name, the code and the frame
+        self._steps: Steppable | None = source
+        self._context = context
+        self._lane = lane
+        self._requeue: Callable[[Task[Any]], None] = lane.aside.queue.append  # type: ignore[union-attr]
+        self._base = self._scope = base
+        self._pending: Outcome[Any] | Mark | None = None
+        self._wait: TaskWait | None = None
+        self._outcome: Outcome[T_co] | None = None
+        self._on_end: list[Callable[[Task[Any]], object]] | None = None
+        self._rare: _Rare | None = None
+
+    # ---- what there is to know -------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        what = f" on {self._wait.what!r}" if self._wait is not None else ""
+        return f"<Task {self.id} {self.name!r} {self.state.value}{what}>"
+
+    @property
+    def name(self) -> str:
+        if self._rare is not None and self._rare.name is not None:
+            return self._rare.name
+        return getattr(self._source, "__qualname__", type(self._source).__name__)
+
+    @property
+    def state(self) -> TaskState:
+        if self._outcome is not None:
+            if isinstance(self._outcome, Value):
+                return TaskState.COMPLETED
+            return TaskState.CANCELLED if isinstance(self._outcome.error, Cancelled) else TaskState.FAILED
+        if self.kernel.current is self:
+            return TaskState.RUNNING
+        return TaskState.READY if self._wait is None else TaskState.WAITING
+
+    @property
+    def priority(self) -> int:
+        """The lower runs first, as with `nice`. Setting it takes effect when the task becomes ready next."""
+        return self._lane.rank >> 1
+
+    @priority.setter
+    def priority(self, priority: int) -> None:
+        if self._outcome is None:
+            self.kernel.set_priority(self, priority)
+
+    def done(self) -> bool:
+        """Has it ended, in whatever way?"""
+        return self._outcome is not None
+
+    def cancelled(self) -> bool:
+        """Has it ended by being cancelled?"""
+        return isinstance(self._outcome, Error) and isinstance(self._outcome.error, Cancelled)
+
+    def result(self) -> T_co:
+        """What it returned. Raises its own error, or `TaskCancelledError`; never waits (RuntimeError while it runs)."""
+        return self._ended().unwrap()
+
+    def exception(self) -> BaseException | None:
+        """The error that it ended with, or None. Raises `TaskCancelledError` if it was cancelled; never waits."""
+        outcome = self._ended()
+        if isinstance(outcome, Value):
+            return None
+        if self.cancelled():
+            outcome.unwrap()
+        return outcome.error
+
+    def _ended(self) -> Outcome[T_co]:
+        if self._outcome is None:
+            raise RuntimeError(f"{self!r} has not ended: wait for it by `yield task` or `await task`")
+        self.kernel.observed(self)
+        return self._seen_from_outside()
+
+    def _seen_from_outside(self) -> Outcome[T_co]:
+        """Being cancelled is one thing (`Cancelled`), waiting for what was cancelled another (`TaskCancelledError`)."""
+        outcome = self._outcome
+        assert outcome is not None
+        return Error(self._cancelled_error()) if self.cancelled() else outcome
+
+    def _cancelled_error(self) -> TaskCancelledError:
+        assert isinstance(self._outcome, Error)
+        assert isinstance(self._outcome.error, Cancelled)
+        reason = self._outcome.error.reason
+        return TaskCancelledError(
+            f"task {self.name!r} was cancelled{'' if reason is None else f': {reason}'}"
+        )
+
+    # ---- what may be done to it ------------------------------------------------------------------------------
+
+    def cancel(self, reason: object = None) -> bool:
+        """Make its next `yield`, and every one after it, raise `Cancelled`. Gives False if it has ended already.
+
+        It may take its time to clean up: wait for it to know that it is gone. Call it on the scheduler's thread.
+        """
+        if self._outcome is not None:
+            return False
+        self._root_scope().cancel(reason)
+        return True
+
+    def add_done_callback(self, callback: Callable[[Task[Any]], object]) -> None:
+        """Call `callback(task)` when it ends (at once, if it has). What the callback raises is logged, no more."""
+        if self._outcome is not None:
+            self.kernel.call(callback, self)
+            return
+        rare = self._rarely()
+        if rare.callbacks is None:
+            rare.callbacks = []
+        rare.callbacks.append(callback)
+
+    # ---- waiting for it --------------------------------------------------------------------------------------
+
+    def begin(self, task: Any) -> None:
+        join(self, task, owns=True)
+
+    def _outside(self) -> Generator[Any, Any, T_co]:
+        bridge: Generator[Any, Any, T_co] = self.kernel.driver.outside(self)
+        return bridge
+
+    # ---- the side that the kernel, operations and scopes see -------------------------------------------------
+
+    def resume(self, value: Any = None) -> None:
+        if value is not None:
+            self._pending = Value(value)
+        self.kernel.step_aside(self)
+
+    def fail(self, error: BaseException) -> None:
+        self.fail_with(Error(error))
+
+    def fail_with(self, outcome: Error) -> None:
+        self._pending = outcome
+        self.kernel.step_aside(self)
+
+    def block(self, what: object, undo: Callable[[Any], bool]) -> TaskWait:
+        self._wait = wait = TaskWait(self, what, undo)
+        return wait
+
+    def _rarely(self) -> _Rare:
+        if self._rare is None:
+            self._rare = _Rare()
+        return self._rare
+
+    def _root_scope(self) -> CancelScope:
+        """The scope around everything the task does; put in below `_base`, above its other scopes, when first needed."""
+        rare = self._rarely()
+        if rare.root is None:
+            rare.root = root = CancelScope()
+            outermost = self._scope
+            if outermost is self._base:
+                root._link(self, self._base)
+                self._scope = root
+            else:
+                assert outermost is not None
+                while outermost._parent is not self._base:
+                    outermost = outermost._parent
+                    assert outermost is not None
+                if self._base is not None and self._base._children is not None:
+                    self._base._children.pop(outermost, None)
+                root._link(self, self._base)
+                outermost._link(self, root)
+        return rare.root
+
+    def _mark(self) -> Mark | None:
+        """What the next `yield` of the task meets."""
+        if self._rare is not None and self._rare.debts:
+            return HELD
+        if self._scope is not None and cancelled_by(self._scope) is not None:
+            return CANCEL
+        return None
+
+    def _remark(self) -> None:
+        self._pending = self._mark()
+        if self._rare is not None:
+            self._rare.swallowed = 0
+
+    def _interrupt(self) -> None:
+        if self._outcome is not None or cancelled_by(self._scope) is None:
+            return
+        if self._wait is not None:
+            self._wait.cancel()
+        elif self._pending is None or self._pending is FIRST:
+            # Ready or running. A value or an error that it has won already goes first: the mark comes right after it.
+            self._pending = CANCEL
+
+    def _owe(self, group: Any) -> None:
+        """The running task left `group` with children running: its next `yield`, or its end, waits for theirs."""
+        rare = self._rarely()
+        if rare.debts is None:
+            rare.debts = []
+        rare.debts.append(group)
+        self._remark()
+
+
+def join(target: Task[Any], task: Any, *, owns: bool) -> None:
+    """Make `task` wait for the end of `target`."""
+    if target is task:
+        task.fail(RuntimeError(f"{target!r} waits for itself: that would never end"))
+        return
+    if target._outcome is not None:
+        target.kernel.observed(target)
+        outcome = target._seen_from_outside()
+        if isinstance(outcome, Error):
+            task.fail_with(outcome)
+        else:
+            task.resume(outcome.value)
+        return
+
+    def undo(wait: TaskWait) -> bool:
+        if owns:
+            target.cancel("the task that waited for it was cancelled")
+            return False
+        assert target._on_end is not None
+        target._on_end.remove(ended)
+        return True
+
+    def ended(target: Task[Any]) -> None:
+        if target.cancelled():
+            wait.wake_cancelled(target._cancelled_error())
+        else:
+            wait.wake(target._outcome)
+
+    wait = task.block(target, undo)
+    if target._on_end is None:
+        target._on_end = []
+    target._on_end.append(ended)

@@ -1,0 +1,147 @@
+"""The one timeline of a stop, kept by a thread that needs nothing from the loop.
+
+A service that hangs is the one that must be stoppable. So nobody asks its loop to watch the clock: this thread
+reads the signals, says what is to be done through `Stoppable`, and when the time is up, or the second signal of
+one kind comes, leaves the process itself, with the stacks of what would not stop in the log.
+
+Everything it does on the way out is a plain system call: logging's locks, the allocator of some extension or the
+import lock may be what hangs. The forced exit re-raises the signal, so that `wait` in the parent tells the truth.
+
+What still leaks: where C code holds the GIL and does not give it back, no thread of Python runs. Then only the
+KILL at the end of `dari stop` helps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from dari.daemon.lifecycle import SIGNALS, Intent, Timeline, timeline
+from dari.daemon.signals import Inbox
+
+
+class Stoppable(Protocol):
+    """What the keeper can ask of a service. Called from the keeper's thread; none of these may wait."""
+
+    def ask_to_stop(self) -> bool:
+        """Set `ctx.stopping`; True when main listens to it (it is ready, and has asked for it)."""
+        ...
+
+    def cancel(self) -> None: ...
+    def reload(self) -> None: ...
+    def note(self, text: str) -> None: ...
+    def last_words(self) -> str:
+        """Return the stacks of the tasks that are suspended (threads are dumped by the keeper)."""
+        ...
+
+    def farewell(self) -> None:
+        """Clear the pidfile."""
+        ...
+
+
+class Keeper:
+    """Watches the signals and the clock of one service, from its first line to its last."""
+
+    def __init__(self, inbox: Inbox, service: Stoppable, *, grace: float, log_fd: Callable[[], int]) -> None:
+        self._inbox = inbox
+        self._service = service
+        self._grace = grace
+        self._log_fd = log_fd
+        self._asked: signal.Signals | None = None
+        self._line: Timeline | None = None
+        self._since = 0.0
+        self._ended: tuple[float, int] | None = None
+        self._thread = threading.Thread(target=self._keep, name="dari-keeper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def main_ended(self, code: int) -> None:
+        """Say that main is over: what is left (atexit, threads that are joined) has `stop_grace` to end too."""
+        self._ended = (time.monotonic(), code)
+        self._inbox.nudge()
+
+    def _keep(self) -> None:
+        cancelled = False
+        poll = select.poll()
+        poll.register(self._inbox.fileno(), select.POLLIN)
+        while True:
+            poll.poll(self._patience(cancelled=cancelled))
+            for signum, count in self._inbox.take():
+                self._receive(signum, count)
+            now = time.monotonic()
+            if self._line is not None and self._asked is not None:
+                if not cancelled and now >= self._since + self._line.cancel:
+                    cancelled = True
+                    self._service.cancel()
+                if now >= self._since + self._line.leave:
+                    text = f"still running {self._line.leave:g} s after {self._asked.name}"
+                    self._leave(text, self._asked)
+            elif self._ended is not None and now >= self._ended[0] + self._grace:
+                self._leave(f"main has ended, and {self._grace:g} s later the process has not", None)
+
+    def _patience(self, *, cancelled: bool) -> float | None:
+        """Return for how many milliseconds nothing is due; None: until a signal comes."""
+        if self._line is not None:
+            due = self._since + (self._line.leave if cancelled else self._line.cancel)
+        elif self._ended is not None:
+            due = self._ended[0] + self._grace
+        else:
+            return None
+        return max(0.0, due - time.monotonic()) * 1000 + 1
+
+    def _receive(self, signum: signal.Signals, count: int) -> None:
+        intent = SIGNALS[signum]
+        if intent is Intent.RELOAD:
+            self._service.reload()
+        elif intent is Intent.RESERVED:
+            self._service.note(f"{signum.name} is reserved and does nothing yet")
+        elif intent is Intent.STOP and count > 1:
+            self._leave(f"{signum.name} came again", signum)
+        else:
+            self._stop(signum, intent)
+
+    def _stop(self, signum: signal.Signals, intent: Intent) -> None:
+        now = time.monotonic()
+        if self._line is None:
+            self._asked, self._since = signum, now
+            self._line = timeline(intent, listens=self._service.ask_to_stop(), grace=self._grace)
+        elif intent is Intent.FAST_STOP:
+            # QUIT shortens a stop that is under way; TERM after INT leaves it as it is.
+            hurried = timeline(intent, listens=False, grace=self._grace)
+            spent = now - self._since
+            self._line = Timeline(
+                min(self._line.cancel, spent + hurried.cancel), min(self._line.leave, spent + hurried.leave)
+            )
+
+    def _leave(self, reason: str, signum: signal.Signals | None) -> None:
+        """Leave now. Never returns."""
+        fd = self._log_fd()
+        with contextlib.suppress(Exception):
+            os.write(fd, f"dari: leaving hard: {reason}. What would not stop:\n".encode())
+            faulthandler.dump_traceback(file=fd, all_threads=True)
+            os.write(fd, self._service.last_words().encode("utf-8", "replace"))
+        with contextlib.suppress(Exception):
+            self._service.farewell()
+        if signum is None:
+            os._exit(self._ended[1] if self._ended is not None else 1)
+        with contextlib.suppress(Exception):
+            _default_action(signum)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signum})
+            os.kill(os.getpid(), signum)
+        os._exit(128 + signum)  # as PID 1, where the default action does nothing
+
+
+def _default_action(signum: signal.Signals) -> None:
+    # `signal.signal` works in the main thread only, and that one may be what hangs. PyOS_setsig is the same
+    # sigaction call in CPython's documented C interface.
+    import ctypes
+
+    ctypes.pythonapi.PyOS_setsig(ctypes.c_int(int(signum)), ctypes.c_void_p(int(signal.SIG_DFL)))

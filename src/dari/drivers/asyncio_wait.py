@@ -1,0 +1,91 @@
+"""How a coroutine of asyncio waits for what ends in another thread. Public asyncio API only.
+
+Each loop has one mailbox: a thousand things that end together wake it once, and then give their results in one turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from dari.drivers.mailbox import Mailbox
+from dari.exceptions import SchedulerClosed
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from dari.drivers.wakeup import Remote
+
+__all__ = ["mailbox_of", "wait_for_remote"]
+
+T = TypeVar("T")
+
+_mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = WeakKeyDictionary()
+
+
+def mailbox_of(loop: asyncio.AbstractEventLoop) -> Mailbox:
+    """The mailbox of `loop`; made on the loop's own thread."""
+    mailbox = _mailboxes.get(loop)
+    if mailbox is None:
+        # The mailbox must not hold the loop, whose entry in the dictionary would then never go.
+        from weakref import ref
+
+        loop_ref = ref(loop)
+
+        def empty() -> None:
+            for call in box.take():
+                call()
+
+        def wake() -> None:
+            loop = loop_ref()
+            try:
+                if loop is None:
+                    raise RuntimeError("gone")
+                loop.call_soon_threadsafe(empty)
+            except RuntimeError:  # the loop was closed meanwhile: nobody is left who could hear
+                box.close()
+
+        mailbox = box = _mailboxes[loop] = Mailbox(wake)
+    return mailbox
+
+
+def wait_for_remote(remote: Remote[T]) -> Generator[Any, Any, T]:
+    """Wait for its end; cancelled, ask it to end, await that, and be cancelled then."""
+    loop = asyncio.get_running_loop()
+    cancelled: asyncio.CancelledError | None = None
+    if not remote.ended():
+        future: asyncio.Future[None] = loop.create_future()
+        mailbox = mailbox_of(loop)
+
+        def settle() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        def ended() -> None:
+            try:
+                mailbox.put(settle)
+            except SchedulerClosed:
+                pass  # the loop is closed: there is nobody to tell
+
+        remote.call_when_ended(ended)
+        while True:
+            try:
+                yield from future
+                break
+            except asyncio.CancelledError as error:
+                cancelled = error
+                if remote.ended():
+                    break
+                remote.request_end()
+                future = loop.create_future()  # `settle` settles whichever is the present one
+                if remote.ended():
+                    settle()
+    outcome = remote.outcome()
+    if cancelled is not None:
+        # It ended by our own wish, or too late to matter: asyncio's rule is that a cancelled wait is cancelled.
+        del outcome
+        raise cancelled
+    if outcome is None:
+        raise remote.cancelled_error()
+    return outcome.unwrap()

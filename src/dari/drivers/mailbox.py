@@ -1,0 +1,61 @@
+"""How other threads reach a driver: one append, one wake, and no lock.
+
+`deque.append` and `popleft` are atomic (documented: "thread-safe, memory efficient appends and pops"), so calls cross by
+themselves; the flag `_armed` only saves wake-ups, one for a whole batch. It is cleared *before* the box is emptied: a
+putter that still saw it set has appended before the emptying began, so its call is taken; one that appends later sees
+it clear, and wakes. Two putters may both wake: harmless. (facts/scheduler.md d.7, facts/pool.md part c.)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final, final
+
+from dari.exceptions import SchedulerClosed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Mailbox"]
+
+
+@final
+class Mailbox:
+    """Calls posted by any thread or signal handler, to be made by the one thread that owns the box."""
+
+    __slots__ = ("_armed", "_calls", "_closed", "_wake")
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        self._calls: Final[deque[Callable[[], object]]] = deque()
+        self._wake: Final = wake
+        self._armed = False
+        self._closed = False
+
+    def __bool__(self) -> bool:
+        return bool(self._calls)
+
+    def put(self, call: Callable[[], object]) -> None:
+        """From any thread: let the owner make this call soon. SchedulerClosed after the end: nothing vanishes."""
+        if self._closed:
+            raise SchedulerClosed(f"{call!r} was posted to a scheduler that has ended")
+        self._calls.append(call)
+        if self._closed:  # closed between the look and the append: nobody may come to empty the box
+            try:
+                self._calls.remove(call)
+            except ValueError:
+                return  # the owner's last emptying took it
+            raise SchedulerClosed(f"{call!r} was posted to a scheduler that has ended")
+        if not self._armed:
+            self._armed = True
+            self._wake()
+
+    def take(self) -> list[Callable[[], object]]:
+        """The owner empties the box; what is posted meanwhile waits for the next time."""
+        self._armed = False
+        calls = self._calls
+        return [calls.popleft() for _ in range(len(calls))]
+
+    def close(self) -> list[Callable[[], object]]:
+        """Let nothing more in; gives what was in."""
+        self._closed = True
+        return self.take()

@@ -1,0 +1,129 @@
+"""Waiting for what ends in another thread, from every world, by one rule: who waits, owns.
+
+A `Remote` (a pool's job, a `concurrent.futures.Future`) says when it has ended, on any thread; this is how the news
+reaches a generator task (through its driver's mailbox), a coroutine of asyncio (`asyncio_wait`, loaded where asyncio is
+running), or fails with a name to use instead. Cancelling the waiter asks the remote thing to end, and waits until it has.
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+from dari._kernel.contract import Operation
+from dari._kernel.outcome import Error, Value
+from dari.exceptions import SchedulerClosed, TaskCancelledError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from concurrent.futures import Future
+
+    from dari._kernel.outcome import Outcome
+    from dari._kernel.task import TaskWait
+
+__all__ = ["ConcurrentFuture", "Remote", "running_asyncio_loop"]
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+def running_asyncio_loop() -> Any:
+    """The asyncio loop that runs on this thread, or None. Does not import asyncio: where it is not loaded, none runs."""
+    events = sys.modules.get("asyncio.events")
+    return None if events is None else events._get_running_loop()
+
+
+class Remote(Operation[T_co]):
+    """Something that ends in another thread."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def call_when_ended(self, call: Callable[[], object]) -> None:
+        """Make `call()` once, when it has ended, on whatever thread (here and now, if it has). It must not block."""
+
+    @abstractmethod
+    def request_end(self) -> object:
+        """The only waiter was cancelled: end soon. `call_when_ended`'s call comes in any case."""
+
+    @abstractmethod
+    def outcome(self) -> Outcome[T_co] | None:
+        """How it ended; None: it was cancelled. Only asked after the end."""
+
+    @abstractmethod
+    def ended(self) -> bool: ...
+
+    def begin(self, task: Any) -> None:
+        """`yield it` in a generator task."""
+        if self.ended():
+            outcome = self.outcome()
+            if outcome is None:
+                task.fail(self.cancelled_error())
+            elif isinstance(outcome, Error):
+                task.fail_with(outcome)
+            else:
+                task.resume(outcome.value)
+            return
+
+        def undo(_: object) -> bool:
+            self.request_end()
+            return False  # its real end is awaited
+
+        def settle() -> None:
+            outcome = self.outcome()
+            if outcome is None:
+                wait.wake_cancelled(self.cancelled_error())
+            else:
+                wait.wake(outcome)
+
+        def ended() -> None:
+            try:
+                task.kernel.driver.post(settle)
+            except SchedulerClosed:
+                pass  # the scheduler ended before; the task can hear nothing any more
+
+        wait: TaskWait = task.block(self, undo)
+        self.call_when_ended(ended)
+
+    def _outside(self) -> Generator[Any, Any, T_co]:
+        """`await it` in a coroutine that dari does not step."""
+        if running_asyncio_loop() is not None:
+            from dari.drivers.asyncio_wait import wait_for_remote
+
+            return wait_for_remote(self)
+        return super()._outside()
+
+    @abstractmethod
+    def cancelled_error(self) -> Exception:
+        """What the waiter gets when it was cancelled, and not by the waiter."""
+
+
+@final
+class ConcurrentFuture(Remote[T_co]):
+    """A `concurrent.futures.Future`, waited for. One that runs cannot be cancelled: then its end is awaited."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: Future[T_co]) -> None:
+        self._future = future
+
+    def __repr__(self) -> str:
+        return repr(self._future)
+
+    def call_when_ended(self, call: Callable[[], object]) -> None:
+        self._future.add_done_callback(lambda _: call())
+
+    def request_end(self) -> object:
+        return self._future.cancel()
+
+    def ended(self) -> bool:
+        return self._future.done()
+
+    def outcome(self) -> Outcome[T_co] | None:
+        if self._future.cancelled():
+            return None
+        error = self._future.exception()
+        return Value(self._future.result()) if error is None else Error(error)
+
+    def cancelled_error(self) -> Exception:
+        return TaskCancelledError(f"{self._future!r} was cancelled")
