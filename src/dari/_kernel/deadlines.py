@@ -17,9 +17,7 @@ from typing import Protocol
 
 __all__ = ["Alarm", "Deadlines"]
 
-_SLACK = (
-    64  # stale entries that are tolerated beyond the living ones: rebuilding a tiny heap for ever is no gain
-)
+_SLACK = 64  # stale entries that are tolerated beyond the living ones: rebuilding a tiny heap for ever is no gain
 
 
 class Alarm(Protocol):

@@ -66,9 +66,7 @@ class TaskGroup:
         if self._parent is None or self._left:
             state = "was left already" if self._left else "was not entered"
             raise RuntimeError(f"{self!r} {state}: children are started inside `with TaskGroup() as group:`")
-        task: Task[T] = self._parent.kernel.create_task(
-            main, args, priority, name, self._scope, self._child_ended
-        )
+        task: Task[T] = self._parent.kernel.create_task(main, args, priority, name, self._scope, self._child_ended)
         self._children[task] = None
         return task
 
@@ -170,11 +168,7 @@ class _Join(Operation[None]):
     def begin(self, task: Any) -> None:
         group = self._group
         if task is not group._parent:
-            task.fail(
-                RuntimeError(
-                    f"{group!r} is joined by {task!r}: only the task that opened a group can join it"
-                )
-            )
+            task.fail(RuntimeError(f"{group!r} is joined by {task!r}: only the task that opened a group can join it"))
         elif not group._children:
             error = group._close() if self._raises else None
             if error is None:

@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Kernel"]
 
-_PATIENCE = (
-    32  # cancels that a task may swallow in one scope (cleanup may yield, too) before it is made to wait
-)
+_PATIENCE = 32  # cancels that a task may swallow in one scope (cleanup may yield, too) before it is made to wait
 _KEPT_FAILURES = 64  # DESIGN §3: "the first 64, and a count"
 
 
@@ -230,9 +228,7 @@ class Kernel:
         command(spelled).begin(task)
 
     def _begin_foreign(self, foreign: object, task: Task[Any]) -> None:
-        operation = self.driver.adapt(
-            foreign
-        )  # asked anew: a driver may refuse this one, or have been replaced
+        operation = self.driver.adapt(foreign)  # asked anew: a driver may refuse this one, or have been replaced
         if operation is None:
             _refuse(foreign, task)
         else:
@@ -272,9 +268,7 @@ class Kernel:
             rare.debts = None
             then([error for group in groups for error in group._take_errors()])
             return
-        wait = task.block(
-            groups[0], _stay
-        )  # shielded: what has been cancelled already is awaited whatever comes
+        wait = task.block(groups[0], _stay)  # shielded: what has been cancelled already is awaited whatever comes
 
         def emptied() -> None:
             if not any(group._children for group in groups):

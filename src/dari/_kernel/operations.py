@@ -112,9 +112,7 @@ class WaitDescriptor(Operation[None]):
         key = (self._fd, self._direction)
         if key in watching:
             task.fail(
-                RuntimeError(
-                    f"{watching[key].task!r} waits for descriptor {self._fd} to {self._direction} already"
-                )
+                RuntimeError(f"{watching[key].task!r} waits for descriptor {self._fd} to {self._direction} already")
             )
             return
 
@@ -162,14 +160,10 @@ commands: dict[str, Callable[..., Operation[Any]]] = {
 def command(spelled: tuple[Any, ...]) -> Operation[Any]:
     """The operation that a tuple spells. Errors name what was yielded and what is known."""
     if not spelled or not isinstance(spelled[0], str):
-        raise TypeError(
-            f"a task yielded {spelled!r}: a tuple must be (name, *arguments), as in ('sleep', 0.5)"
-        )
+        raise TypeError(f"a task yielded {spelled!r}: a tuple must be (name, *arguments), as in ('sleep', 0.5)")
     make = commands.get(spelled[0])
     if make is None:
-        raise TypeError(
-            f"a task yielded {spelled!r}: there is no command {spelled[0]!r}; known: {', '.join(commands)}"
-        )
+        raise TypeError(f"a task yielded {spelled!r}: there is no command {spelled[0]!r}; known: {', '.join(commands)}")
     try:
         return make(*spelled[1:])
     except TypeError as error:

@@ -71,8 +71,6 @@ Outcome = Value[T] | Error
 
 def strip_frames(traceback: TracebackType | None) -> TracebackType | None:
     """`traceback` without the scheduler's own frames at its start: users see their code only."""
-    while traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").startswith(
-        "dari._kernel."
-    ):
+    while traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").startswith("dari._kernel."):
         traceback = traceback.tb_next
     return traceback

@@ -106,15 +106,7 @@ class CancelScope:
         self._members: dict[Any, None] | None = None  # tasks whose chain of scopes ends here
 
     def __repr__(self) -> str:
-        state = (
-            "cancelled"
-            if self.cancel_called
-            else "left"
-            if self._closed
-            else "open"
-            if self._owner
-            else "new"
-        )
+        state = "cancelled" if self.cancel_called else "left" if self._closed else "open" if self._owner else "new"
         return f"<{type(self).__name__} {state}{f' deadline={self._deadline}' if self._deadline is not None else ''}>"
 
     @property

@@ -251,9 +251,7 @@ class Task(Operation[T_co]):
         assert isinstance(self._outcome, Error)
         assert isinstance(self._outcome.error, Cancelled)
         reason = self._outcome.error.reason
-        return TaskCancelledError(
-            f"task {self.name!r} was cancelled{'' if reason is None else f': {reason}'}"
-        )
+        return TaskCancelledError(f"task {self.name!r} was cancelled{'' if reason is None else f': {reason}'}")
 
     # ---- what may be done to it ------------------------------------------------------------------------------
 
