@@ -9,20 +9,25 @@ the task wait (`Waiter.block`) and keeps the `Wait` that it got for whoever will
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Generator
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVar, final
 
 from dari._kernel.world import world
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Mapping
 
     from dari._kernel.deadlines import Alarm
     from dari._kernel.outcome import Outcome, Steppable
 
-__all__ = ["FINISHED", "MORE", "Driver", "Idle", "Need", "Operation", "Verdict", "Wait", "Waiter"]
+__all__ = ["FINISHED", "MORE", "Driver", "Idle", "Need", "Operation", "Steps", "Verdict", "Wait", "Waiter"]
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+
+Steps = Generator[Any, Any, T]
+"""What a generator task is: `def fetch(url: str) -> dari.Steps[bytes]`."""
 
 Direction = Literal["read", "write"]
 

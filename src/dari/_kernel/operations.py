@@ -5,19 +5,35 @@ And the tuple spelling: `yield ("sleep", 0.5)` is looked up in `commands`, which
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, final
 
 from dari._kernel.contract import Direction, Operation
 from dari._kernel.scope import current_member
 from dari._kernel.task import Task, join
+from dari._kernel.world import world
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Generator
 
-__all__ = ["checkpoint", "command", "commands", "current_task", "shield", "sleep", "sleep_until", "undone"]
+__all__ = [
+    "checkpoint",
+    "command",
+    "commands",
+    "current_task",
+    "host",
+    "shield",
+    "sleep",
+    "sleep_until",
+    "wait_readable",
+    "wait_writable",
+]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+
+
+class HasFileno(Protocol):
+    def fileno(self) -> int: ...
 
 
 def undone(_wait: object) -> bool:
@@ -97,6 +113,33 @@ class Shield(Operation[T_co]):
 
 
 @final
+class Host(Operation[T_co]):
+    """Waits for something of the host's: what it is waited for with, the driver knows."""
+
+    __slots__ = ("_awaitable",)
+
+    def __init__(self, awaitable: Awaitable[T_co]) -> None:
+        self._awaitable: Final = awaitable
+
+    def __repr__(self) -> str:
+        return f"host({self._awaitable!r})"
+
+    def begin(self, task: Any) -> None:
+        operation = task.kernel.driver.adapt(self._awaitable)
+        if operation is None:
+            raise TypeError(
+                f"{self!r} cannot be waited for here: it needs a running asyncio or trio loop (`await dari.arun(…)`,"
+                " `async with dari.Scheduler()`)"
+            )
+        operation.begin(task)
+
+    def __await__(self) -> Generator[Any, Any, T_co]:
+        if world.kernel is None:
+            return self._awaitable.__await__()
+        return self.__iter__()
+
+
+@final
 class WaitDescriptor(Operation[None]):
     __slots__ = ("_direction", "_fd")
 
@@ -141,6 +184,29 @@ def checkpoint() -> Operation[None]:
 def shield(task: Task[T]) -> Operation[T]:
     """Wait for `task` without owning it: if the waiter is cancelled, the task runs on."""
     return Shield(task)
+
+
+def _descriptor(file: int | HasFileno) -> int:
+    return file if isinstance(file, int) else file.fileno()
+
+
+def wait_readable(file: int | HasFileno) -> Operation[None]:
+    """Wait until a read from `file` (a descriptor, or what has `fileno()`) would not block. One waiter per direction."""
+    return WaitDescriptor(_descriptor(file), "read")
+
+
+def wait_writable(file: int | HasFileno) -> Operation[None]:
+    """Wait until a write to `file` (a descriptor, or what has `fileno()`) would not block. One waiter per direction."""
+    return WaitDescriptor(_descriptor(file), "write")
+
+
+def host(awaitable: Awaitable[T]) -> Operation[T]:
+    """Wait for a coroutine, future or other awaitable of the loop that is the host: `x = yield from dari.host(get(url))`.
+
+    The same as yielding it as it is, and typed. A coroutine runs as a task of the host; cancelling the waiter cancels
+    it, and waits for its end. TypeError in a scheduler that runs by itself.
+    """
+    return Host(awaitable)
 
 
 def current_task() -> Task[Any]:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from enum import Enum
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, TypeVar, final
+from weakref import ref
 
 from dari._kernel.contract import Operation
 from dari._kernel.outcome import Error, Outcome, Steppable, Value
@@ -114,7 +115,7 @@ class TaskWait:
 
 
 class _Rare:
-    __slots__ = ("callbacks", "debts", "name", "patient", "root", "swallowed")
+    __slots__ = ("callbacks", "debts", "face", "name", "patient", "root", "swallowed")
 
     def __init__(self) -> None:
         self.name: str | None = None
@@ -122,6 +123,7 @@ class _Rare:
         self.debts: list[Any] | None = None  # groups that were left with children running
         self.callbacks: list[Callable[[Any], object]] | None = None
         self.patient = False  # it has waited for its next `Cancelled`
+        self.face: Any = None  # what another loop's coroutines await: the driver's
         self.swallowed = 0  # how often `Cancelled` was thrown in without a scope being left
 
 
@@ -147,6 +149,7 @@ class Task(Operation[T_co]):
         "_source",
         "_steps",
         "_wait",
+        "__weakref__",
         "created_at",
         "ended_at",
         "id",
@@ -176,6 +179,7 @@ class Task(Operation[T_co]):
         self._lane = lane
         self._requeue: Callable[[Task[Any]], None] = lane.aside.queue.append  # type: ignore[union-attr]
         self._base = self._scope = base
+        self._parent: ref[Task[Any]] | None = None if kernel.current is None else ref(kernel.current)
         self._pending: Outcome[Any] | Mark | None = None
         self._wait: TaskWait | None = None
         self._outcome: Outcome[T_co] | None = None
@@ -193,6 +197,11 @@ class Task(Operation[T_co]):
         if self._rare is not None and self._rare.name is not None:
             return self._rare.name
         return getattr(self._source, "__qualname__", type(self._source).__name__)
+
+    @property
+    def parent(self) -> Task[Any] | None:
+        """The task that created it; None if none did, or if that is gone (the link does not keep it alive)."""
+        return None if self._parent is None else self._parent()
 
     @property
     def state(self) -> TaskState:

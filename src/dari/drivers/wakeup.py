@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dari._kernel.outcome import Outcome
     from dari._kernel.task import TaskWait
 
-__all__ = ["ConcurrentFuture", "Remote", "running_asyncio_loop"]
+__all__ = ["ConcurrentFuture", "Remote", "remote_of", "running_asyncio_loop"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -127,3 +127,11 @@ class ConcurrentFuture(Remote[T_co]):
 
     def cancelled_error(self) -> Exception:
         return TaskCancelledError(f"{self._future!r} was cancelled")
+
+
+def remote_of(foreign: object) -> Remote[Any] | None:
+    """The operation that waits for `foreign`, if it is a `concurrent.futures.Future`."""
+    futures = sys.modules.get("concurrent.futures._base")  # where that is not loaded, nothing can be one
+    if futures is not None and isinstance(foreign, futures.Future):
+        return ConcurrentFuture(foreign)
+    return None

@@ -1,0 +1,128 @@
+"""dari: generator tasks, asyncio and trio code, blocking functions and Unix daemons as one program.
+
+This module is the friendly face: names, nothing else. The language (tasks, scopes, primitives) is there at once; what waits,
+blocks or forks (scheduler, pool, daemon) is loaded when first used, so that importing dari stays cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dari._kernel.contract import Operation, Steps
+from dari._kernel.group import TaskGroup
+from dari._kernel.operations import (
+    checkpoint,
+    current_task,
+    host,
+    shield,
+    sleep,
+    sleep_until,
+    wait_readable,
+    wait_writable,
+)
+from dari._kernel.priority import Priority
+from dari._kernel.scope import CancelScope, move_on_after, timeout
+from dari._kernel.task import Task, TaskState
+from dari.exceptions import (
+    BlockingCallError,
+    Cancelled,
+    ConfigError,
+    DaemonError,
+    DariError,
+    DeadlockError,
+    JobCancelled,
+    JobTimeout,
+    PoolClosed,
+    QueueEmpty,
+    QueueFull,
+    QueueShutDown,
+    SchedulerClosed,
+    SchedulerFull,
+    TaskCancelledError,
+    WorkerLost,
+)
+from dari.sync import Event, Queue
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BlockingCallError",
+    "CancelScope",
+    "Cancelled",
+    "ConfigError",
+    "Context",
+    "Daemon",
+    "DaemonError",
+    "DariError",
+    "DeadlockError",
+    "Event",
+    "Job",
+    "JobCancelled",
+    "JobState",
+    "JobTimeout",
+    "Operation",
+    "Pool",
+    "PoolClosed",
+    "PoolStats",
+    "Priority",
+    "Queue",
+    "QueueEmpty",
+    "QueueFull",
+    "QueueShutDown",
+    "Scheduler",
+    "SchedulerClosed",
+    "SchedulerFull",
+    "SchedulerStats",
+    "Steps",
+    "Task",
+    "TaskCancelledError",
+    "TaskGroup",
+    "TaskState",
+    "WorkerLost",
+    "arun",
+    "checkpoint",
+    "create_task",
+    "current_job",
+    "current_task",
+    "host",
+    "move_on_after",
+    "run",
+    "shield",
+    "sleep",
+    "sleep_until",
+    "timeout",
+    "wait_readable",
+    "wait_writable",
+]
+
+if TYPE_CHECKING:
+    from dari.daemon import Context, Daemon
+    from dari.pool import Job, JobState, Pool, PoolStats, current_job
+    from dari.scheduler import Scheduler, SchedulerStats, arun, create_task, run
+else:  # hidden from the checkers, who would believe that every name exists
+    _LAZY = {
+        "Context": "dari.daemon",
+        "Daemon": "dari.daemon",
+        "Job": "dari.pool",
+        "JobState": "dari.pool",
+        "Pool": "dari.pool",
+        "PoolStats": "dari.pool",
+        "Scheduler": "dari.scheduler",
+        "SchedulerStats": "dari.scheduler",
+        "arun": "dari.scheduler",
+        "create_task": "dari.scheduler",
+        "current_job": "dari.pool",
+        "run": "dari.scheduler",
+    }
+
+    def __getattr__(name: str) -> Any:
+        home = _LAZY.get(name)
+        if home is None:
+            raise AttributeError(f"module 'dari' has no attribute {name!r}")
+        from importlib import import_module
+
+        value = globals()[name] = getattr(import_module(home), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -1,0 +1,361 @@
+"""The driver that is a guest in a running asyncio loop: any loop, public asyncio API only.
+
+**Slices.** One callback of the loop runs a slice: at most `max_slice` seconds of steps, then it gives the loop back. A
+callback per step would pay a turn of the loop for each; an unbounded batch would keep the loop's own work waiting.
+
+**Two turns between.** A timer of the loop that came due during a slice needs two turns to reach the coroutine behind it: in the
+first its future is settled, in the second the coroutine runs. Were the next slice put right into the next turn, it would
+run between the two. So a slice is re-armed by a `call_soon` that re-arms by `call_soon`: two turns of the loop without us.
+After idleness the next turn is used at once. When nothing is ready, one `call_at` is armed for the earliest
+deadline, or nothing at all: an idle guest costs nothing.
+
+**Coroutines are tasks of the host.** What is yielded or given as a coroutine runs as an asyncio task under a kernel
+handle, so that all of asyncio, anyio, aiohttp works in it. They are started between advances, never inside one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextvars import Context
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, TypeVar, final
+from weakref import ref
+
+from dari._kernel.contract import FINISHED, MORE, Direction, Idle, Operation
+from dari._kernel.outcome import Error, Value
+from dari.drivers.mailbox import Mailbox
+from dari.drivers.wakeup import remote_of
+from dari.exceptions import SchedulerClosed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
+
+    from dari._kernel.kernel import Kernel
+    from dari._kernel.outcome import Outcome
+    from dari._kernel.task import Task, TaskWait
+
+__all__ = ["AsyncioGuest"]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+# The clock is read once per chunk of steps. A chunk is made as long as a sixteenth of the slice allows at the speed of the
+# last one: hundreds of trivial steps (an advance costs as much as ten), a single one when steps are slow.
+_CHUNKS_PER_SLICE = 16
+_LONGEST_CHUNK = 1024
+
+
+@final
+class AsyncioGuest:
+    """Drives `kernel` from callbacks of `loop`."""
+
+    clock = staticmethod(time.monotonic)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, kernel: Kernel, max_slice: float) -> None:
+        # A guest does not keep its loop alive: the loop's own callbacks keep the guest, and tables are keyed by loops.
+        self._loop_ref = ref(loop)
+        self._kernel = kernel
+        self._max_slice = max_slice
+        self._chunk = 32
+        self._context = Context()  # slices run in no one's context; every task has its own
+        self._armed = False  # a slice is on its way, or running
+        self._again = False  # something became ready while a slice was running, outside of advance
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_deadline = 0.0
+        self._starting: list[Callable[[], object]] = []
+        self._watched: set[tuple[int, Direction]] = set()
+        self._ready: list[tuple[int, Direction]] = []
+        self._finished: asyncio.Future[None] | None = None
+        self.mailbox = Mailbox(self._wake)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        loop = self._loop_ref()
+        if loop is None or loop.is_closed():
+            raise SchedulerClosed("the event loop of this scheduler is closed")
+        return loop
+
+    # ---- what the kernel asks ----------------------------------------------------------------------------------
+
+    def notify(self) -> None:
+        if self._armed:
+            self._again = True
+        else:
+            self._armed = True
+            self.loop.call_soon(self._slice, context=self._context)
+
+    def post(self, call: Callable[[], object]) -> None:
+        self.mailbox.put(call)
+
+    def steps_of(self, coroutine: Any) -> Generator[Any, Any, Any]:
+        return _step_as_host_task(self, coroutine)
+
+    def adapt(self, foreign: object) -> Operation[Any] | None:
+        if asyncio.isfuture(foreign):
+            return _HostFuture(foreign)
+        if isinstance(foreign, CoroutineType) or hasattr(type(foreign), "__await__"):
+            return _HostAwaitable(self, foreign)  # type: ignore[arg-type]
+        return remote_of(foreign)
+
+    def outside(self, task: Task[T]) -> Generator[Any, Any, T]:
+        """`await task` in a coroutine of the loop."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop_ref():
+            raise RuntimeError(f"{task!r} belongs to a scheduler in another event loop: await it there")
+        if task.done():
+            return task.result()
+        rare = task._rarely()
+        if rare.face is None:
+            rare.face = _Face(task, loop)
+        return (yield from rare.face)  # type: ignore[no-any-return]
+
+    def report(self, what: str, error: BaseException | None) -> None:
+        from dari.drivers.reporting import report
+
+        report(what, error)
+
+    # ---- what its owner asks -----------------------------------------------------------------------------------
+
+    async def wait_finished(self) -> None:
+        """Wait until every task has ended."""
+        while self._kernel.tasks or self.mailbox:
+            if self._finished is None or self._finished.done():
+                self._finished = self.loop.create_future()
+            self.notify()
+            await self._finished
+
+    def close(self) -> None:
+        """Let nothing more in, and leave nothing behind in the loop."""
+        self.mailbox.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def start_later(self, start: Callable[[], object]) -> None:
+        """Call `start` when the present advance is over."""
+        self._starting.append(start)
+        if not self._armed:
+            self.notify()
+
+    # ---- slices ------------------------------------------------------------------------------------------------
+
+    def _slice(self) -> None:
+        kernel, clock, mailbox = self._kernel, self.clock, self.mailbox
+        self._armed = True
+        before = clock()
+        end = before + self._max_slice
+        try:
+            while True:
+                ready, self._ready = self._ready, []
+                need = kernel.advance(ready, mailbox.take() if mailbox else (), self._chunk)
+                if self._starting:
+                    starting, self._starting = self._starting, []
+                    for start in starting:
+                        start()
+                now = clock()
+                if now >= end or need is not MORE:
+                    break
+                speed = self._max_slice / _CHUNKS_PER_SLICE / max(now - before, 1e-9)
+                self._chunk = max(1, min(int(self._chunk * min(speed, 2.0)), _LONGEST_CHUNK))
+                before = now
+            else:  # pragma: no cover - the loop above is left by break
+                pass
+            if now - before > self._max_slice / _CHUNKS_PER_SLICE:
+                self._chunk = max(1, self._chunk // 2)
+        except BaseException:  # KeyboardInterrupt or SystemExit of a task: the loop ends with it, but may be run again
+            self._rest(MORE)
+            raise
+        self._rest(need)
+
+    def _rest(self, need: object) -> None:
+        """Give the loop back, and see to it that it comes back to us when there is something to do."""
+        loop = self.loop
+        again, self._again = self._again, False
+        if need is MORE or again or self.mailbox or self._ready:
+            loop.call_soon(self._first_turn, context=self._context)
+            return
+        self._armed = False
+        if isinstance(need, Idle):
+            self._watch(need)
+            if need.deadline is not None:
+                self._arm_timer(loop, need.deadline)
+        elif need is FINISHED and self._finished is not None and not self._finished.done():
+            self._finished.set_result(None)
+
+    def _first_turn(self) -> None:
+        self.loop.call_soon(self._second_turn, context=self._context)
+
+    def _second_turn(self) -> None:
+        self.loop.call_soon(self._slice, context=self._context)
+
+    def _arm_timer(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+        if self._timer is not None:
+            if self._timer_deadline == deadline:
+                return
+            self._timer.cancel()
+        self._timer_deadline = deadline
+        # The loop's clock is asked for the distance only: uvloop's counts in cached milliseconds.
+        when = loop.time() + max(0.0, deadline - self.clock())
+        self._timer = loop.call_at(when, self._timer_fired, context=self._context)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        if not self._armed:
+            self._slice()
+
+    def _wake(self) -> None:
+        """The mailbox has something: called on any thread."""
+        loop = self._loop_ref()
+        try:
+            if loop is None:
+                raise RuntimeError("gone")
+            loop.call_soon_threadsafe(self._woken, context=self._context)
+        except RuntimeError:  # closed meanwhile
+            self.mailbox.close()
+
+    def _woken(self) -> None:
+        if not self._armed:
+            self._slice()
+
+    # ---- descriptors -------------------------------------------------------------------------------------------
+
+    def _watch(self, need: Idle) -> None:
+        wanted = set(need.watching)
+        if wanted == self._watched:
+            return
+        loop = self.loop
+        for fd, direction in self._watched - wanted:
+            (loop.remove_reader if direction == "read" else loop.remove_writer)(fd)
+        for key in wanted - self._watched:
+            (loop.add_reader if key[1] == "read" else loop.add_writer)(key[0], self._became_ready, key)
+        self._watched = wanted
+
+    def _became_ready(self, key: tuple[int, Direction]) -> None:
+        self._ready.append(key)
+        self._watched.discard(key)
+        (self.loop.remove_reader if key[1] == "read" else self.loop.remove_writer)(key[0])
+        self.notify()
+
+
+@final
+class _Face(asyncio.Future[Any]):
+    """What coroutines await of a task. Cancelled through it, the task is cancelled, and the face ends when the task has."""
+
+    def __init__(self, task: Task[Any], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._task = task
+        self._asked = False
+        if task._on_end is None:
+            task._on_end = []
+        task._on_end.append(self._ended)
+
+    def cancel(self, msg: Any = None) -> bool:
+        if self.done():
+            return False
+        self._asked = True
+        return self._task.cancel(msg if msg is not None else "cancelled by who waited for it")
+
+    def _ended(self, task: Task[Any]) -> None:
+        outcome = task._seen_from_outside()
+        if isinstance(outcome, Value):
+            self.set_result(outcome.value)
+        elif self._asked and task.cancelled():
+            super().cancel()
+        else:
+            error = outcome.error
+            if isinstance(error, StopIteration):  # a future refuses those
+                error = RuntimeError(f"task {task.name!r} raised StopIteration")
+                error.__cause__ = outcome.error
+            self.set_exception(error)
+            self.exception()  # it has been told: asyncio need not warn about it
+
+
+@final
+class _HostFuture(Operation[T_co]):
+    """Waits for an asyncio future. Who waits, owns: cancelling the waiter cancels it, and awaits its end."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: asyncio.Future[T_co]) -> None:
+        self._future = future
+
+    def __repr__(self) -> str:
+        return repr(self._future)
+
+    def begin(self, task: Any) -> None:
+        future = self._future
+        loop = task.kernel.driver.loop
+        if future.get_loop() is not loop:
+            raise RuntimeError(f"{future!r} belongs to another event loop than the one this scheduler is a guest of")
+        if getattr(future, "_asyncio_future_blocking", False):
+            future._asyncio_future_blocking = False
+            raise RuntimeError(
+                f"{future!r} came from inside of foreign code: yield the coroutine itself, or dari.host(coroutine)"
+            )
+
+        def undo(_: object) -> bool:
+            future.cancel()
+            return False
+
+        wait = task.block(self, undo)
+        future.add_done_callback(lambda future: _settle(wait, future), context=task.kernel.driver._context)
+
+
+@final
+class _HostAwaitable(Operation[T_co]):
+    """Runs an awaitable as a task of the host, and waits for it."""
+
+    __slots__ = ("_awaitable", "_guest")
+
+    def __init__(self, guest: AsyncioGuest, awaitable: Awaitable[T_co]) -> None:
+        self._guest = guest
+        self._awaitable = awaitable
+
+    def __repr__(self) -> str:
+        return repr(self._awaitable)
+
+    def begin(self, task: Any) -> None:
+        host_task: asyncio.Task[T_co] | None = None
+        awaitable = self._awaitable
+
+        def undo(_: object) -> bool:
+            if host_task is None:
+                if isinstance(awaitable, CoroutineType):
+                    awaitable.close()
+                return True
+            host_task.cancel()
+            return False
+
+        def start() -> None:
+            nonlocal host_task
+            if wait.open:
+                coroutine: Coroutine[Any, Any, T_co] = (
+                    awaitable if isinstance(awaitable, CoroutineType) else _await(awaitable)
+                )
+                # A copy: what the coroutine sets stays with it.
+                host_task = self._guest.loop.create_task(coroutine, context=task._context.copy())
+                host_task.add_done_callback(lambda done: _settle(wait, done), context=self._guest._context)
+
+        wait: TaskWait = task.block(self, undo)
+        self._guest.start_later(start)
+
+
+async def _await(awaitable: Awaitable[T]) -> T:
+    return await awaitable
+
+
+def _settle(wait: TaskWait, future: asyncio.Future[Any]) -> None:
+    outcome: Outcome[Any]
+    if future.cancelled():
+        from dari.exceptions import TaskCancelledError
+
+        wait.wake_cancelled(TaskCancelledError(f"{future!r} was cancelled"))
+        return
+    error = future.exception()
+    outcome = Value(future.result()) if error is None else Error(error)
+    wait.wake(outcome)
+
+
+def _step_as_host_task(guest: AsyncioGuest, coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    return (yield _HostAwaitable(guest, coroutine))  # type: ignore[no-any-return]

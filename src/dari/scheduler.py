@@ -1,0 +1,432 @@
+"""Scheduler: a kernel and whoever drives it. And the ways in: `run`, `arun`, `create_task`.
+
+A scheduler begins on its own driver. `async with` puts the driver of the running loop in its place, for as long as the
+block lasts. The kernel does not notice.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, TypeVarTuple
+from weakref import WeakKeyDictionary
+
+from dari._kernel.kernel import Kernel
+from dari._kernel.outcome import Error
+from dari._kernel.world import World, world
+from dari.drivers.standalone import Standalone
+from dari.drivers.wakeup import running_asyncio_loop
+from dari.exceptions import SchedulerClosed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+    from types import FrameType, TracebackType
+
+    from dari._kernel.contract import Operation
+    from dari._kernel.task import Task
+    from dari.drivers.asyncio_guest import AsyncioGuest
+
+__all__ = ["Scheduler", "SchedulerStats", "arun", "create_task", "run"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class SchedulerStats(NamedTuple):
+    """What a scheduler has done so far. `str()` of it is a table for people."""
+
+    created: int
+    completed: int
+    failed: int
+    cancelled: int
+    switches: int
+    """Steps taken, of all tasks."""
+    ready: int
+    waiting: int
+    uptime: float
+    """Seconds since the scheduler was made."""
+    mean_time: float
+    """Mean seconds from the creation of a task to its end, of those that have ended."""
+    priorities: dict[int, int]
+    """Tasks that have not ended, per priority."""
+
+    def __str__(self) -> str:
+        rows = [
+            ("tasks created", f"{self.created}"),
+            ("completed", f"{self.completed}"),
+            ("failed", f"{self.failed}"),
+            ("cancelled", f"{self.cancelled}"),
+            ("ready or running", f"{self.ready}"),
+            ("waiting", f"{self.waiting}"),
+            ("switches", f"{self.switches}"),
+            ("uptime", f"{self.uptime:.3f} s"),
+            ("mean time of a task", f"{self.mean_time * 1000:.3f} ms"),
+            *((f"alive at priority {priority}", f"{count}") for priority, count in sorted(self.priorities.items())),
+        ]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value:>12}" for name, value in rows)
+
+
+class Scheduler:
+    """Runs tasks: by itself (`run`, `schedule`), or inside a running asyncio program (`async with`).
+
+    `max_tasks` bounds the tasks alive; `starvation_limit` (steps) is how long a lower priority is passed over at most,
+    None: for ever; `max_slice` (seconds) how long a guest keeps the loop; `seed` shuffles ready tasks of equal priority
+    reproducibly.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_tasks: int | None = None,
+        starvation_limit: int | None = 64,
+        max_slice: float = 0.002,
+        seed: int | None = None,
+        debug: bool = False,
+        name: str | None = None,
+    ) -> None:
+        if not max_slice > 0:
+            raise ValueError(f"max_slice is a number of seconds above 0, not {max_slice!r}")
+        self.name = name
+        self.debug = debug
+        self._max_slice = max_slice
+        self._born = time.monotonic()
+        self._own = Standalone()
+        self._guest: AsyncioGuest | None = None
+        self._outer: Scheduler | None = None
+        self._closed = False
+        self._kernel = Kernel(self._own, starvation_limit=starvation_limit, max_tasks=max_tasks, seed=seed)
+
+    def __repr__(self) -> str:
+        state = "ended" if self._closed else "guest" if self._guest is not None else "standalone"
+        return f"<Scheduler{'' if self.name is None else f' {self.name!r}'} {state}, {len(self._kernel.tasks)} tasks>"
+
+    # ---- tasks -------------------------------------------------------------------------------------------------
+
+    def create_task(
+        self,
+        main: Generator[Any, Any, T]
+        | Coroutine[Any, Any, T]
+        | Callable[[*Ts], Generator[Any, Any, T] | Coroutine[Any, Any, T]],
+        *args: *Ts,
+        priority: int | None = None,
+        name: str | None = None,
+    ) -> Task[T]:
+        """Start a task: a generator or coroutine, or a function that makes one, and its arguments.
+
+        Its priority is `priority`, or that of whoever creates it. Raises SchedulerFull at `max_tasks`, SchedulerClosed
+        after the end. On the scheduler's thread only.
+        """
+        if self._closed:
+            raise SchedulerClosed(f"{self!r} takes no more tasks")
+        task: Task[T] = self._kernel.create_task(main, args, priority, name)
+        return task
+
+    @property
+    def tasks(self) -> tuple[Task[Any], ...]:
+        """The tasks that have not ended, in the order of their creation."""
+        return tuple(self._kernel.tasks)
+
+    def cancel(self, reason: object = None) -> None:
+        """Cancel all its tasks. On the scheduler's thread only."""
+        self._kernel.cancel(reason)
+
+    def call_soon_threadsafe(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
+        """From any thread: let `function(*args)` be called on the scheduler's. SchedulerClosed after the end."""
+        self._kernel.driver.post(lambda: function(*args))
+
+    def stats(self) -> SchedulerStats:
+        """Counts and times up to now."""
+        kernel = self._kernel
+        priorities: dict[int, int] = {}
+        waiting = 0
+        for task in kernel.tasks:
+            priorities[task.priority] = priorities.get(task.priority, 0) + 1
+            waiting += task._wait is not None
+        ended = kernel.completed + kernel.failed + kernel.cancelled
+        return SchedulerStats(
+            created=kernel.created,
+            completed=kernel.completed,
+            failed=kernel.failed,
+            cancelled=kernel.cancelled,
+            switches=kernel.switches,
+            ready=len(kernel.tasks) - waiting,
+            waiting=waiting,
+            uptime=time.monotonic() - self._born,
+            mean_time=kernel.lifetimes / ended if ended else 0.0,
+            priorities=priorities,
+        )
+
+    # ---- by itself ---------------------------------------------------------------------------------------------
+
+    def schedule(self) -> bool:
+        """Run one step of one task, without waiting; False when nothing could run."""
+        driver = self._standing_alone("schedule()")
+        before = self._kernel.switches
+        self._kernel.advance((), driver.mailbox.take(), 1)
+        return self._kernel.switches != before
+
+    def run(self, timeout: float | None = None) -> bool:
+        """Run until every task has ended (True), or until `timeout` seconds or `stop` (False). Failures are logged."""
+        driver = self._standing_alone("run()")
+        deadline = None if timeout is None else driver.clock() + timeout
+        return driver.drive(self._kernel, deadline=deadline)
+
+    def stop(self) -> None:
+        """From any task, thread or signal handler: end `run`, which can be called again; as a guest, cancel all tasks."""
+        if self._guest is None:
+            self._own.stop()
+        else:
+            self._guest.post(lambda: self._kernel.cancel("the scheduler was stopped"))
+
+    def _standing_alone(self, what: str) -> Standalone:
+        if self._guest is not None:
+            raise RuntimeError(f"{what} of {self!r}: it is driven by the loop that it is a guest of")
+        _refuse_nested(f"Scheduler.{what}")
+        return self._own
+
+    # ---- as a guest --------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._guest is not None or self._closed:
+            raise RuntimeError(f"{self!r} was entered before: make a new one")
+        self._become_guest()
+        self._outer = _innermost.get()
+        _innermost.set(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Wait for all tasks (after cancelling them, if the block failed), then raise what nobody has observed."""
+        guest = self._guest
+        assert guest is not None
+        _innermost.set(self._outer)
+        if error is not None:
+            self._kernel.cancel("the block of its scheduler failed")
+        await self._outlast(guest)
+        self._close()
+        if error is None:
+            self._raise_unobserved()
+
+    async def _outlast(self, guest: AsyncioGuest) -> None:
+        """Wait for the end of all tasks; cancelled meanwhile, cancel them, and be cancelled when they have ended."""
+        cancelled: BaseException | None = None
+        while self._kernel.tasks:
+            try:
+                await guest.wait_finished()
+            except BaseException as error:  # noqa: BLE001 - CancelledError of the host; raised again below
+                cancelled = error
+                self._kernel.cancel("who waited for its scheduler was cancelled")
+        if cancelled is not None:
+            self._close()
+            raise cancelled
+
+    def _become_guest(self) -> None:
+        loop = running_asyncio_loop()
+        if loop is None:
+            raise RuntimeError(f"{self!r} can be a guest of asyncio only where an asyncio loop is running")
+        from dari.drivers.asyncio_guest import AsyncioGuest
+
+        self._guest = AsyncioGuest(loop, self._kernel, self._max_slice)
+        self._kernel.attach(self._guest)
+        for call in self._own.mailbox.close():
+            self._guest.post(call)
+        self._guest.notify()
+
+    def _close(self) -> None:
+        self._closed = True
+        self._own.close()
+        if self._guest is not None:
+            self._guest.close()
+
+    def _raise_unobserved(self) -> None:
+        kernel = self._kernel
+        errors: list[BaseException] = [
+            task._outcome.error for task in kernel.unobserved if isinstance(task._outcome, Error)
+        ]
+        if errors:
+            raise BaseExceptionGroup(f"{kernel.unobserved_count} tasks failed, and nobody waited for them", errors)
+
+
+# The scheduler that the innermost `async with` around this code entered, in this chain of asyncio tasks.
+_innermost: ContextVar[Scheduler | None] = ContextVar("dari_scheduler", default=None)
+
+# One scheduler per loop for those who never made one.
+_implicit: WeakKeyDictionary[Any, tuple[Scheduler, AsyncGenerator[None, None]]] = WeakKeyDictionary()
+
+
+async def _scheduler_here() -> Scheduler:
+    """The innermost scheduler on the running loop, or the implicit one of that loop."""
+    loop = running_asyncio_loop()
+    scheduler = _innermost.get()
+    while scheduler is not None:
+        if scheduler._guest is not None and scheduler._guest._loop_ref() is loop and not scheduler._closed:
+            return scheduler
+        scheduler = scheduler._outer
+    known = _implicit.get(loop)
+    if known is None:
+        scheduler = Scheduler(name="implicit")
+        scheduler._become_guest()
+        keeper = _keep(scheduler)
+        _implicit[loop] = known = (scheduler, keeper)
+        await anext(keeper)
+    return known[0]
+
+
+async def _keep(scheduler: Scheduler) -> AsyncGenerator[None, None]:
+    """Ends an implicit scheduler with its loop: asyncio.run, like every runner, closes async generators at the end."""
+    try:
+        yield
+    finally:
+        guest = scheduler._guest
+        assert guest is not None
+        _implicit.pop(guest.loop, None)
+        scheduler.cancel("its event loop is closing")
+        await scheduler._outlast(guest)
+        scheduler._close()
+
+
+async def arun(
+    main: Generator[Any, Any, T]
+    | Coroutine[Any, Any, T]
+    | Callable[[*Ts], Generator[Any, Any, T] | Coroutine[Any, Any, T]],
+    *args: *Ts,
+    priority: int | None = None,
+    name: str | None = None,
+) -> T:
+    """Run a task from inside a running asyncio program, and give its result.
+
+    On the scheduler of the innermost `async with dari.Scheduler()`, or on one that the loop has for this. Cancelling
+    it cancels the task, and waits for its end.
+    """
+    if world.kernel is not None:
+        raise RuntimeError("arun inside a task that dari steps: use `yield from`, or create_task and wait for the task")
+    if running_asyncio_loop() is None:
+        raise RuntimeError("arun needs a running asyncio loop; without one, dari.run(main) runs a task")
+    scheduler = await _scheduler_here()
+    return await scheduler.create_task(main, *args, priority=priority, name=name)
+
+
+def create_task(
+    main: Generator[Any, Any, T]
+    | Coroutine[Any, Any, T]
+    | Callable[[*Ts], Generator[Any, Any, T] | Coroutine[Any, Any, T]],
+    *args: *Ts,
+    priority: int | None = None,
+    name: str | None = None,
+) -> Task[T]:
+    """Start a task from inside a task, on the same scheduler; or from a coroutine, on the innermost scheduler around it."""
+    kernel: Kernel | None = world.kernel
+    if kernel is None:
+        scheduler = _innermost.get()
+        if scheduler is None:
+            raise RuntimeError(
+                "create_task outside of a task: use the create_task of a Scheduler, or start by dari.run(main)"
+                " (inside a running asyncio program: await dari.arun(main))"
+            )
+        return scheduler.create_task(main, *args, priority=priority, name=name)
+    task: Task[T] = kernel.create_task(main, args, priority, name)
+    return task
+
+
+def run(
+    main: Generator[Any, Any, T]
+    | Coroutine[Any, Any, T]
+    | Callable[[*Ts], Generator[Any, Any, T] | Coroutine[Any, Any, T]],
+    *args: *Ts,
+    timeout: float | None = None,
+    seed: int | None = None,
+    debug: bool = False,
+) -> T:
+    """Run a task and all that it starts; give its result, or raise its error.
+
+    What main leaves running is cancelled when it ends, and waited for. After `timeout` seconds main is cancelled and
+    TimeoutError raised. Ctrl-C cancels main, lets it clean up, and then raises KeyboardInterrupt; a second one is hard.
+    """
+    _refuse_nested("run()")
+    scheduler = Scheduler(seed=seed, debug=debug)
+    kernel, driver = scheduler._kernel, scheduler._own
+    task: Task[T] = kernel.create_task(main, args, on_end=lambda _: None)  # observed here
+    out_of_time = _OutOfTime(task)
+    if timeout is not None:
+        kernel.set_deadline(out_of_time, driver.clock() + timeout)
+    with _Interrupts(driver, task) as interrupts:
+        try:
+            driver.drive(kernel, until=task.done)
+        finally:
+            kernel.cancel("main has ended")
+            driver.drive(kernel)
+            scheduler._close()
+    if task.cancelled():
+        if interrupts.came:
+            raise KeyboardInterrupt
+        if out_of_time.came:
+            raise TimeoutError(f"dari.run: {task.name!r} did not end within {timeout} seconds")
+    return task.result()
+
+
+def _refuse_nested(what: str) -> None:
+    if world.kernel is not None:
+        raise RuntimeError(f"{what} inside a task that dari steps: use `yield from`, or create_task and wait for the task")
+    if running_asyncio_loop() is not None:
+        raise RuntimeError(f"{what} inside a running asyncio program: use `await dari.arun(main)`")
+
+
+class _OutOfTime:
+    """The alarm of `run(timeout=…)`."""
+
+    def __init__(self, task: Task[Any]) -> None:
+        self.alarm = 0
+        self.came = False
+        self._task = task
+
+    def expire(self) -> None:
+        self.came = True
+        self._task.cancel("timeout")
+
+
+class _Interrupts:
+    """Ctrl-C while `run` runs: the first cancels main between two steps, the second is Python's own KeyboardInterrupt.
+
+    Only where it would have been Python's own from the start: on the main thread, with nobody else's handler set.
+    """
+
+    def __init__(self, driver: Standalone, task: Task[Any]) -> None:
+        self.came = False
+        self._driver = driver
+        self._task = task
+        self._set = False
+
+    def __enter__(self) -> Self:
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        ):
+            signal.signal(signal.SIGINT, self._interrupt)
+            self._set = True
+        return self
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.came:
+            signal.default_int_handler(number, frame)
+        self.came = True
+        self._driver.post(lambda: self._task.cancel("Ctrl-C"))
+
+    def __exit__(self, *_: object) -> None:
+        if self._set:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _await_outside(operation: Operation[T]) -> Generator[Any, Any, T]:
+    """`await operation` in a coroutine that asyncio steps: a small task does it, on the scheduler that is there."""
+    return arun(_do, operation).__await__()
+
+
+def _do(operation: Operation[T]) -> Generator[Any, Any, T]:
+    return (yield from operation)
+
+
+World.host = staticmethod(_await_outside)
