@@ -117,9 +117,7 @@ def open_pidfile(path: str, *, create: bool) -> int:
     try:
         _check_file(path, os.fstat(fd))
         if create:
-            os.fchmod(
-                fd, 0o644
-            )  # whatever umask the caller has: others may read who runs, nobody else may write
+            os.fchmod(fd, 0o644)  # whatever umask the caller has: others may read who runs, nobody else may write
     except BaseException:
         os.close(fd)
         raise
@@ -214,17 +212,13 @@ def _look(fd: int, facts: os.stat_result) -> Seen:
             if record is None:
                 return Seen(State.STOPPED, None, "not running", facts.st_uid)
             pid = record.identity.pid
-            return Seen(
-                State.DEAD, record, f"dead: it ended without a goodbye, its pid was {pid}", facts.st_uid
-            )
+            return Seen(State.DEAD, record, f"dead: it ended without a goodbye, its pid was {pid}", facts.st_uid)
         if record is None and not raw:
             return Seen(State.STARTING, None, "starting", facts.st_uid)
         if record is not None and record.identity.alive() and _holds(record, facts):
             text = f"{record.state.value} (pid {record.identity.pid})"
             return Seen(record.state, record, text, facts.st_uid)
-    named = (
-        "nobody" if record is None else f"pid {record.identity.pid}, which has ended or is another process"
-    )
+    named = "nobody" if record is None else f"pid {record.identity.pid}, which has ended or is another process"
     text = f"unknown: the lock is held by an orphan, the pidfile names {named}"
     return Seen(State.ORPHANED, record, text, facts.st_uid)
 

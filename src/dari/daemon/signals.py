@@ -28,9 +28,13 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Final
 
-from dari.daemon.lifecycle import SIGNALS
+from dari.daemon.lifecycle import SIGNALS, Intent
 
 _NUDGE: Final = b"\0"
+
+
+class StartInterrupted(BaseException):
+    """A stop came while the program was being imported. A BaseException, so that its `except Exception` lets go."""
 
 
 def block() -> set[signal.Signals | int]:
@@ -55,14 +59,12 @@ class Inbox:
     """Counts the signals of this process; made once, in the main thread, by the service itself."""
 
     def __init__(self) -> None:
-        self._reader, self._writer = (
-            os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else _pipe()
-        )
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else _pipe()
         self._by_byte: Counter[int] = Counter()
         self._by_handler: Counter[int] = Counter()
         self._told: Counter[int] = Counter()
         self._pass_on: int | None = None
-        self._owner = os.getpid()
+        self._interrupting = False
 
     def fileno(self) -> int:
         return self._reader
@@ -78,9 +80,24 @@ class Inbox:
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         # Runs between any two bytecodes of the main thread, also inside a logging handler or a lock: so it
-        # counts and nudges, and does nothing that could wait or raise.
+        # counts and nudges, and does nothing that could wait, nor (but in `interrupting`) raise.
         self._by_handler[signum] += 1
         self.nudge()
+        if self._interrupting and SIGNALS[signal.Signals(signum)] in (Intent.STOP, Intent.FAST_STOP):
+            self._interrupting = False
+            raise StartInterrupted
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Let a stop raise `StartInterrupted` inside the block, as Ctrl-C does in plain Python.
+
+        For the import of the program, where there is no main yet that could be cancelled.
+        """
+        self._interrupting = True
+        try:
+            yield
+        finally:
+            self._interrupting = False
 
     def nudge(self) -> None:
         with contextlib.suppress(BlockingIOError):  # full: then the reader has enough to wake up for

@@ -103,7 +103,7 @@ class Keeper:
             self._service.reload()
         elif intent is Intent.RESERVED:
             self._service.note(f"{signum.name} is reserved and does nothing yet")
-        elif intent is Intent.STOP and count > 1:
+        elif count > 1:
             self._leave(f"{signum.name} came again", signum)
         else:
             self._stop(signum, intent)

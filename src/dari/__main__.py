@@ -1,0 +1,7 @@
+"""`python -m dari` is the command `dari`."""
+
+import sys
+
+from dari.daemon.cli import main
+
+sys.exit(main())

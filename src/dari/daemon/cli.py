@@ -1,0 +1,125 @@
+"""The command `dari`, which is also `python -m dari` and a program's own `daemon.cli()`.
+
+Nothing but arguments in and text out lives here. It imports no loop, no logging and no program: `status` is asked
+by shells and monitors all day long.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dari.daemon import operate
+from dari.daemon.config import KEYS, Settings, resolve
+from dari.daemon.launch import StartFailed
+from dari.daemon.lifecycle import Exit, Refused
+from dari.daemon.operate import Report
+from dari.exceptions import ConfigError, DaemonError
+
+_COMMANDS = {
+    "run": "in the foreground, for supervisors, containers and debugging",
+    "start": "in the background; returns when it is ready",
+    "stop": "TERM, its grace, then KILL",
+    "restart": "checks configuration and TARGET before it stops anything",
+    "status": "running 0, dead 1, not running 3, anything else 4",
+}
+_STARTING = ("run", "start", "restart")
+
+
+def _parser(own_target: str | None) -> argparse.ArgumentParser:
+    prog = "dari" if own_target is None else os.path.basename(sys.argv[0])
+    commands = "\n".join(f"  {name:8} {text}" for name, text in _COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=f"Run a program as a Unix service.\n\n{commands}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("command", choices=_COMMANDS, metavar="COMMAND", help="one of the above")
+    if own_target is None:
+        parser.add_argument("target", nargs="?", metavar="TARGET", help="module:attribute or path/to/file.py:attribute")
+    parser.add_argument("-c", "--config", metavar="FILE", help="a TOML file with a [daemon] table")
+    parser.add_argument("--json", action="store_true", help="answer in JSON, on stdout")
+    parser.add_argument("--strict", action="store_true", help="already running, not running, killed: not success")
+    for key in KEYS:
+        option = f"--{key.replace('.', '-').replace('_', '-')}"
+        parser.add_argument(option, dest=key, metavar="VALUE", help=f"{key} of [daemon]")
+    return parser
+
+
+def main(
+    argv: Sequence[str] | None = None, *, target: str | None = None, keywords: Mapping[str, object] | None = None
+) -> int:
+    """Run one command and return its exit code. `target` and `keywords`: a program's own (`Daemon.cli`)."""
+    arguments = vars(_parser(target).parse_intermixed_args(argv))
+    command: str = arguments["command"]
+    name: str | None = None
+    try:
+        settings = _settings(arguments, target, keywords or {})
+        name = settings.name
+        report = _perform(command, settings, strict=arguments["strict"])
+    except StartFailed as failed:
+        report = Report(failed.code, str(failed), {"state": "stopped", "pid": None, "origin": failed.origin})
+    except Refused as refused:
+        report = Report(refused.code, str(refused), {"pid": refused.pid})
+    except ConfigError as error:
+        report = Report(Exit.BAD_CONFIG, str(error), {})
+    except DaemonError as error:
+        report = Report(Exit.FAILED, str(error), {})
+    except KeyboardInterrupt:
+        report = Report(130, "interrupted", {})  # 128 + SIGINT, as shells count
+    _print(command, name, report, as_json=arguments["json"])
+    return report.code
+
+
+def _settings(arguments: dict[str, Any], own_target: str | None, keywords: Mapping[str, object]) -> Settings:
+    try:
+        settings = resolve(
+            command_line={key: arguments[key] for key in KEYS if arguments[key] is not None},
+            target=own_target if own_target is not None else arguments["target"],
+            config=arguments["config"],
+            environ=os.environ,
+            keywords=keywords,
+            cwd=os.getcwd(),
+        )
+    except (ValueError, LookupError) as error:
+        raise Refused(Exit.USAGE, str(error.args[0])) from error
+    if arguments["command"] in _STARTING:
+        if settings.target is None:
+            raise Refused(Exit.USAGE, "what is to be started? Give a TARGET, or -c FILE with [app] target")
+        if settings.target.is_file and not os.path.isfile(settings.target.place):
+            raise Refused(Exit.NO_TARGET, f"there is no file {settings.target.place}")
+    return settings
+
+
+def _perform(command: str, settings: Settings, *, strict: bool) -> Report:
+    if command == "status":
+        return operate.status(settings)
+    if command == "stop":
+        return operate.stop(settings, strict=strict)
+    if command == "restart":
+        return operate.restart(settings)
+    if command == "run":
+        operate.run(settings)
+    return operate.start(settings, strict=strict)
+
+
+def _print(command: str, name: str | None, report: Report, *, as_json: bool) -> None:
+    good = report.code == Exit.DONE or command == "status"
+    if as_json:
+        head = {"action": command, "name": name, "ok": report.code == Exit.DONE, "code": int(report.code)}
+        print(json.dumps({**head, "text": report.text, **report.fields}))
+        return
+    # A traceback stands by itself; the sentence with the name comes after it.
+    *before, last = report.text.splitlines() or [""]
+    for line in before:
+        print(line, file=sys.stderr)
+    print(f"{name or 'dari'}: {last}", file=sys.stdout if good else sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

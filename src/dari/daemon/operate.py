@@ -1,0 +1,216 @@
+"""What an operator asks for: start, stop, restart, status, run. Each returns a `Report`; nothing is printed here.
+
+The three questions that every one of them has to answer right: who is it (never by pid alone), who else is at it
+at this moment (another `start`, another `stop`), and is it over (a process that has gone, and a lock that is free).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any, Final, NamedTuple, NoReturn
+
+from dari.daemon import launch
+from dari.daemon.config import Settings
+from dari.daemon.lifecycle import HARD_EXIT_AFTER, STATUS_EXIT, Exit, Refused, State
+from dari.daemon.pidfile import SERVICE_BYTE, STOP_BYTE, Seen, clear, look, open_pidfile, try_lock
+from dari.daemon.process import Handle
+
+_LOOK_AGAIN: Final = 0.02
+_NAMELESS: Final = 5.0  # how long a held lock may go without a name in the file: two forks, on a loaded machine
+_AFTER_KILL: Final = 5.0  # a process that is still there then is stuck in the kernel
+_LATE: Final = 1.0  # what the service's own hard exit may need beyond its timeline
+
+
+class Report(NamedTuple):
+    """How a command ended: the exit code, a sentence for people, fields for machines."""
+
+    code: int
+    text: str
+    fields: dict[str, Any]
+
+
+def status(settings: Settings) -> Report:
+    """Say what the service is doing."""
+    seen = look(settings.pidfile)
+    record = seen.record if seen.state not in (State.DEAD, State.ORPHANED) else None
+    uptime = record.identity.uptime() if record is not None else None
+    fields = {
+        "state": seen.state.value,
+        "ready": seen.state is State.RUNNING,
+        "pid": seen.pid if record is not None else None,
+        "uptime": None if uptime is None else round(uptime, 2),
+        "pidfile": settings.pidfile,
+        "logfile": settings.logfile,
+    }
+    text = seen.text if uptime is None else f"{seen.text}, up {uptime:.0f} s"
+    return Report(STATUS_EXIT[seen.state], text, fields)
+
+
+def start(settings: Settings, *, strict: bool) -> Report:
+    """Start the service and wait until it is ready; join a start that is under way."""
+    began = time.monotonic()
+    while True:
+        try:
+            pid = launch.start(settings)
+        except Refused as refused:
+            if refused.code is not Exit.ALREADY_RUNNING:
+                raise
+            report = _join(settings, deadline=began + settings.start_timeout, strict=strict)
+            if report is not None:
+                return report
+        else:
+            seconds = round(time.monotonic() - began, 3)
+            fields = {"state": "running", "pid": pid, "already": False, "seconds": seconds}
+            return Report(Exit.DONE, f"running (pid {pid})", fields)
+
+
+def _join(settings: Settings, *, deadline: float, strict: bool) -> Report | None:
+    """The lock is someone else's: wait for that one's readiness. None: nobody was there after all, try again."""
+    pid = _name_holder(settings) if strict else None
+    if strict and pid is not None:
+        raise Refused(Exit.ALREADY_RUNNING, f"already running (pid {pid})", pid=pid)
+    nameless_since = time.monotonic()
+    while True:
+        seen = look(settings.pidfile)
+        pid = seen.pid if seen.state in (State.RUNNING, State.STARTING, State.STOPPING) else pid
+        now = time.monotonic()
+        if seen.state is State.RUNNING:
+            fields = {"state": "running", "pid": pid, "already": True}
+            return Report(Exit.DONE, f"already running (pid {pid})", fields)
+        if seen.state in (State.STOPPED, State.DEAD):
+            if pid is None:
+                return None
+            raise Refused(Exit.FAILED, f"pid {pid} was being started and ended before it was ready", pid=pid)
+        if seen.state is State.STOPPING:
+            raise Refused(Exit.FAILED, f"pid {pid} is stopping; try again when it is gone", pid=pid)
+        if seen.state is State.UNKNOWN:
+            raise Refused(Exit.FAILED, seen.text)
+        if pid is None and now - nameless_since > _NAMELESS:
+            raise _orphaned(seen)
+        if now > deadline:
+            raise Refused(Exit.START_TIMEOUT, f"pid {pid} is being started and is not ready yet", pid=pid)
+        time.sleep(_LOOK_AGAIN)
+
+
+def _name_holder(settings: Settings) -> int | None:
+    """Return the pid of who holds the lock, waiting for the moment between its lock and its first line."""
+    deadline = time.monotonic() + _NAMELESS
+    while time.monotonic() < deadline:
+        seen = look(settings.pidfile)
+        if seen.state in (State.RUNNING, State.STARTING, State.STOPPING) and seen.pid is not None:
+            return seen.pid
+        if seen.state in (State.STOPPED, State.DEAD, State.UNKNOWN):
+            return None
+        time.sleep(_LOOK_AGAIN)
+    return None
+
+
+def _orphaned(seen: Seen) -> Refused:
+    text = "the lock is held by an orphan: a child of an earlier service, or a start that was killed half-way"
+    return Refused(Exit.ORPHANED, f"{text}; `lslocks` or `fuser` on the pidfile name it", pid=seen.pid)
+
+
+def run(settings: Settings) -> NoReturn:
+    """Become the service, in the foreground."""
+    while True:
+        try:
+            launch.replace_process(settings)
+        except Refused as refused:
+            if refused.code is not Exit.ALREADY_RUNNING:
+                raise
+            pid = _name_holder(settings)
+            if pid is not None or look(settings.pidfile).state not in (State.STOPPED, State.DEAD):
+                text = f"already running (pid {pid})"
+                raise Refused(Exit.ALREADY_RUNNING, text, pid=pid) from refused
+
+
+def stop(settings: Settings, *, strict: bool) -> Report:
+    """Stop the service: TERM, its grace, KILL. Done when the process has gone and the lock is free."""
+    try:
+        fd = open_pidfile(settings.pidfile, create=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return _nothing_to_stop(strict)
+    except PermissionError as error:
+        raise Refused(Exit.NOT_PERMITTED, f"not permitted: {error.strerror}: {settings.pidfile}") from error
+    try:
+        # Only one `stop` signals: the TERM of a second one would be the service's second TERM, which forces. The
+        # other one waits for the same end.
+        return _stop(settings, fd, first=try_lock(fd, STOP_BYTE), strict=strict)
+    finally:
+        os.close(fd)
+
+
+def _nothing_to_stop(strict: bool) -> Report:
+    code = Exit.NOT_RUNNING if strict else Exit.DONE
+    return Report(code, "not running", {"state": "stopped", "pid": None, "already": True, "killed": False})
+
+
+def _stop(settings: Settings, fd: int, *, first: bool, strict: bool) -> Report:
+    seen = look(settings.pidfile)
+    if seen.state is State.STARTING and seen.pid is None:
+        _name_holder(settings)
+        seen = look(settings.pidfile)
+    if seen.state in (State.STOPPED, State.DEAD):
+        _tidy(settings, fd, pid=None)
+        return _nothing_to_stop(strict)
+    if seen.state is State.UNKNOWN:
+        raise Refused(Exit.NOT_PERMITTED, seen.text)
+    if seen.state is State.ORPHANED or seen.record is None:
+        raise _orphaned(seen)
+    if not seen.may_be_signalled():
+        text = f"pid {seen.pid} is not the pidfile owner's process (uid {seen.owner}): not signalled"
+        raise Refused(Exit.NOT_PERMITTED, text, pid=seen.pid)
+
+    began = time.monotonic()
+    killed = False
+    handle = Handle.open(seen.record.identity)
+    if handle is not None:
+        with handle:
+            killed = _end(settings, handle, tell=first and seen.state is not State.STOPPING, pid=seen.pid)
+    _tidy(settings, fd, pid=seen.pid)
+    seconds = round(time.monotonic() - began, 3)
+    fields = {"state": "stopped", "pid": seen.pid, "already": False, "killed": killed, "seconds": seconds}
+    code = Exit.KILLED if killed and strict else Exit.DONE
+    return Report(code, f"{'killed' if killed else 'stopped'} (pid {seen.pid})", fields)
+
+
+def _end(settings: Settings, handle: Handle, *, tell: bool, pid: int | None) -> bool:
+    """Bring the process to its end; True when only KILL did."""
+    try:
+        if tell:
+            handle.send(signal.SIGTERM)
+        if handle.wait(settings.stop_grace + HARD_EXIT_AFTER + _LATE):
+            return False
+        handle.send(signal.SIGKILL)
+    except PermissionError as error:
+        raise Refused(Exit.NOT_PERMITTED, f"not permitted to signal pid {pid}", pid=pid) from error
+    if not handle.wait(_AFTER_KILL):
+        raise Refused(Exit.STOP_TIMEOUT, f"pid {pid} is still there, {_AFTER_KILL:g} s after KILL", pid=pid)
+    return True
+
+
+def _tidy(settings: Settings, fd: int, *, pid: int | None) -> None:
+    """See that the lock is free, and that the pidfile names nobody: who was killed could not clear it."""
+    deadline = time.monotonic() + HARD_EXIT_AFTER  # a launcher whose service we stopped lets go a moment later
+    while True:
+        seen = look(settings.pidfile)
+        if seen.state is State.STOPPED or (seen.record is not None and seen.pid != pid and seen.may_be_signalled()):
+            return  # gone, or the next one is there already
+        if seen.state is State.DEAD and try_lock(fd, SERVICE_BYTE):
+            clear(fd)
+            return
+        if time.monotonic() > deadline:
+            raise _orphaned(seen)
+        time.sleep(_LOOK_AGAIN)
+
+
+def restart(settings: Settings) -> Report:
+    """Stop and start again; the running one is left alone when the configuration or TARGET is broken."""
+    code = launch.check_target(settings)
+    if code != Exit.DONE:
+        raise launch.StartFailed(code, f"{settings.target} cannot be started, so what runs was left alone")
+    stopped = stop(settings, strict=False)
+    report = start(settings, strict=False)
+    return report._replace(fields={**report.fields, "stopped": stopped.fields["pid"]})

@@ -1,0 +1,351 @@
+"""The service's own process: `python -m dari.daemon.service NAME TARGET --handover=FD`, started by `launch` alone.
+
+The order is the design. First what can fail without the program (descriptors, signals, log), so that it is already
+safe to be signalled and able to tell; then the import of the program, in the process it stays in; then its loop.
+Until it is ready, whatever goes wrong is told three times: to the caller of `dari start` through the status pipe,
+to the log, and by the exit code.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import logging
+import os
+import sys
+import threading
+import traceback
+from types import TracebackType
+from typing import Any, Final
+
+from dari.daemon.config import DEFAULT, KEYS, Settings, freeze, read_file
+from dari.daemon.context import Context
+from dari.daemon.launch import Handover, read_handover
+from dari.daemon.lifecycle import TRANSITIONS, Event, Exit, State
+from dari.daemon.logs import Log
+from dari.daemon.pidfile import Record, clear, write_record
+from dari.daemon.process import Identity
+from dari.daemon.program import Daemon
+from dari.daemon.runner import Host, MainCall, MainCancelled, check_main, make_host
+from dari.daemon.signals import Inbox, StartInterrupted, reset_dispositions
+from dari.daemon.stopping import Keeper
+from dari.daemon.target import load
+from dari.exceptions import ConfigError
+
+_LOGGER: Final = logging.getLogger("dari.daemon")
+_LONGEST_WORD: Final = 60_000  # of a traceback through the pipe; a recursion error's would not fit into any terminal
+
+
+class _Failure(Exception):  # noqa: N818 - it carries an exit code out, nobody handles it as an error
+    def __init__(self, code: Exit, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Service:
+    """One run of one service: its state, and everybody who has to be told when it changes."""
+
+    def __init__(self, handover: Handover) -> None:
+        self.settings = handover.settings
+        self.detached = handover.mode == "start"
+        self._lock_fd = handover.lock
+        self._status_fd = handover.status
+        self._identity = Identity.of(os.getpid())
+        self._state = State.STARTING
+        self._changing = threading.Lock()  # around a transition and its line in the pidfile
+        self._log: Log | None = None
+        self._host: Host | None = None
+        self.context = Context(self.settings.name, freeze(self._read_config()), self.ready)
+
+    def _read_config(self) -> dict[str, Any]:
+        return read_file(self.settings.config) if self.settings.config is not None else {}
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: let go of the lock and the pipe, or they would say that the service lives."""
+        for fd in (self._lock_fd, self._status_fd):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._lock_fd = self._status_fd = -1
+
+    def open_log(self) -> None:
+        told = self.settings.told("logfile")
+        path = self.settings.logfile if self.detached or told else None
+        self._log = Log(path, create_directory=not told, level=self.settings.log_level)
+
+    def use_host(self, host: Host) -> None:
+        self._host = host
+        self.context._event = host.make_event()
+
+    # -- the states ---------------------------------------------------------------------------------------------
+
+    def _move(self, event: Event) -> bool:
+        """Make the transition of the table, and write it down; False when the table has none."""
+        with self._changing:
+            state = TRANSITIONS.get((self._state, event))
+            if state is None or self._lock_fd == -1:
+                return False
+            self._state = state
+            with contextlib.suppress(OSError):  # a full disk must not stop a service from stopping
+                write_record(self._lock_fd, Record(self._identity, state, self._lock_fd))
+            return True
+
+    @property
+    def stopping(self) -> bool:
+        return self._state is State.STOPPING
+
+    def ready(self) -> None:
+        if not self._move(Event.READY):
+            return
+        # Not under the lock: flushing what was printed so far waits when the caller does not read it, and the
+        # keeper needs the lock to stop us then.
+        if self.detached and self._log is not None:
+            self._log.take_over_output()
+        self._tell({"event": "ready"})
+        _LOGGER.info("%s is ready (pid %d)", self.settings.name, os.getpid())
+
+    def main_ended(self) -> None:
+        self._move(Event.END)
+
+    def failed(self, text: str, *, by: str) -> None:
+        """Tell everybody who listens that the service has failed."""
+        if self._status_fd != -1:
+            self._tell({"event": "failed", "by": by, "text": text[-_LONGEST_WORD:]})
+        if self._log is not None:
+            _LOGGER.critical("%s", text)
+        elif not self.detached:
+            print(text, file=sys.stderr)
+
+    def _tell(self, word: dict[str, Any]) -> None:
+        """Send the one word that the launcher waits for."""
+        with self._changing:
+            fd, self._status_fd = self._status_fd, -1
+        if fd != -1:
+            with contextlib.suppress(BrokenPipeError):  # the launcher was killed: the service goes on
+                os.write(fd, json.dumps(word).encode() + b"\n")
+            os.close(fd)
+
+    # -- what the keeper asks (from its own thread) -------------------------------------------------------------
+
+    def log_fd(self) -> int:
+        return self._log.fd if self._log is not None else 2
+
+    def ask_to_stop(self) -> bool:
+        listens = self._state is State.RUNNING and self.context._listens
+        self._move(Event.STOP)
+        if self._host is not None:
+            self._host.post(self._set_stopping)
+        return listens
+
+    def _set_stopping(self) -> None:
+        event: Any = self.context._event  # every host's event has it, but no type says so: set() is not main's
+        event.set()
+
+    def cancel(self) -> None:
+        if self._host is not None:
+            self._host.cancel()
+
+    def reload(self) -> None:
+        if self._host is not None:
+            self._host.post(self._reload)
+
+    def _reload(self) -> None:
+        # Reopened whatever becomes of the configuration: logrotate has moved the file already.
+        if self._log is not None:
+            try:
+                self._log.reopen()
+            except OSError as error:
+                _LOGGER.error("the log stays where it was, %s", error)
+        try:
+            self.context._config = freeze(self._read_config())
+        except ConfigError as error:
+            _LOGGER.error("the configuration stays as it was: %s", error)
+        else:
+            _LOGGER.info("reloaded")
+
+    def note(self, text: str) -> None:
+        if self._host is not None:
+            self._host.post(lambda: _LOGGER.warning("%s", text))
+
+    def last_words(self) -> str:
+        return self._host.stacks() if self._host is not None else ""
+
+    def farewell(self) -> None:
+        """Clear the pidfile, as late as can be: until then it says who is stopping."""
+        if self._lock_fd != -1 and os.getpid() == self._identity.pid:
+            clear(self._lock_fd)
+
+
+def main(argv: list[str]) -> int:
+    """Be the service until it ends; return its exit code."""
+    handover = read_handover(int(argv[-1].removeprefix("--handover=")))
+    if handover.mode == "check":
+        return _check(handover)
+    if handover.mode == "start":
+        _close_others(keep={0, 1, 2, handover.lock, handover.status})
+    for fd in (handover.lock, handover.status):
+        if fd != -1:
+            os.set_inheritable(fd, False)
+    _name_process(handover.settings.name)
+    reset_dispositions()
+    try:
+        service = Service(handover)
+    except ConfigError as error:
+        return _fail_early(handover, str(error))
+    atexit.register(service.farewell)  # the first registered runs last
+    os.register_at_fork(after_in_child=service.leave_to_parent)
+    inbox = Inbox()
+    keeper = Keeper(inbox, service, grace=handover.settings.stop_grace, log_fd=service.log_fd)
+    keeper.start()
+    inbox.open()
+    code = _live(service, inbox)
+    keeper.main_ended(code)
+    return code
+
+
+def _live(service: Service, inbox: Inbox) -> int:
+    """Set the process up, import the program, run main; return the exit code."""
+    try:
+        _settle(service.settings, detached=service.detached)
+        service.open_log()
+        with inbox.interrupting():
+            main_function, backend = _import_program(service.settings)
+            host = make_host(backend, inbox)
+        service.use_host(host)
+        if service.stopping:
+            return 0
+        call = MainCall(main_function, service.context, ready=service.ready, ended=service.main_ended)
+        host.run(call)
+    except (StartInterrupted, MainCancelled):
+        return 0
+    except _Failure as failure:
+        service.failed(str(failure), by="dari")
+        return failure.code
+    except SystemExit as leaving:
+        return _exit_code(service, leaving)
+    except BaseException as error:  # noqa: BLE001 - the end of the service's stack: it is told and becomes 1
+        service.failed(_traceback(error), by="service")
+        return 1
+    return 0
+
+
+def _exit_code(service: Service, leaving: SystemExit) -> int:
+    if leaving.code is None or isinstance(leaving.code, int):
+        return (leaving.code or 0) & 0xFF
+    service.failed(str(leaving.code), by="service")
+    return 1
+
+
+def _import_program(settings: Settings) -> tuple[Any, str]:
+    """Return main and the backend; `_Failure` when there is none or when it contradicts the launcher."""
+    assert settings.target is not None  # the launcher started us for it
+    try:
+        found = load(settings.target)
+    except (SystemExit, StartInterrupted):
+        raise
+    except BaseException as error:
+        raise _Failure(Exit.NO_TARGET, f"cannot import {settings.target}\n{_traceback(error)}") from error
+    backend = settings.backend
+    if isinstance(found, Daemon):
+        backend = _agree(found, settings)
+        found = found.main
+    if wrong := check_main(found):
+        raise _Failure(Exit.NO_TARGET, f"{settings.target}: {wrong}")
+    return found, backend
+
+
+def _agree(daemon: Daemon, settings: Settings) -> str:
+    """Check a `Daemon`'s keywords against what the launcher has acted on by now; return the backend.
+
+    What somebody wrote down wins over a keyword. But a mere default of the launcher, which cannot import the
+    program to see the keyword, must not win silently.
+    """
+    for key, value in daemon.keywords.items():
+        attribute = key.replace(".", "_")
+        acted_on = getattr(settings, attribute)
+        try:
+            wanted = KEYS[key](value, os.path.dirname(settings.target.place) if settings.target else "/")
+        except ValueError as error:
+            raise _Failure(Exit.BAD_CONFIG, f"Daemon(...): {key} {error}, not {value!r}") from error
+        if settings.told(key) or wanted == acted_on:
+            continue
+        if key == "backend":
+            return str(wanted)
+        if key == "log.level":
+            Log.set_level(str(wanted))
+            continue
+        raise _Failure(
+            Exit.BAD_CONFIG,
+            f"{settings.target} says {key}={value!r}, but the command that started it, which does not import it, "
+            f"used the {DEFAULT} {acted_on!r}; give --{key.replace('_', '-')}, write it into the [daemon] "
+            f"table, or use the program's own command (daemon.cli())",
+        )
+    return settings.backend
+
+
+def _traceback(error: BaseException) -> str:
+    """Return the traceback from the first line of the program on: what called it is not its author's business."""
+    here = os.path.dirname(__file__)
+    start: TracebackType | None = error.__traceback__
+    tb = start
+    while tb is not None and not _is_program(tb.tb_frame.f_code.co_filename, here):
+        tb = tb.tb_next
+    return "".join(traceback.format_exception(type(error), error, tb or start)).rstrip()
+
+
+def _is_program(filename: str, here: str) -> bool:
+    library = os.path.dirname(os.__file__)
+    inside = filename.startswith((here + os.sep, "<frozen"))
+    return not inside and not filename.startswith(
+        (os.path.join(library, "asyncio"), os.path.join(library, "importlib"))
+    )
+
+
+def _settle(settings: Settings, *, detached: bool) -> None:
+    os.umask(settings.umask)
+    if detached:
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.close(null)
+    if detached or settings.told("chdir"):
+        try:
+            os.chdir(settings.chdir)
+        except OSError as error:
+            raise _Failure(Exit.BAD_CONFIG, f"chdir {settings.chdir}: {error.strerror}") from error
+
+
+def _close_others(keep: set[int]) -> None:
+    """Close what the caller left open for us. The list is taken first: never a loop up to RLIMIT_NOFILE (facts b18)."""
+    for name in os.listdir("/dev/fd"):
+        if int(name) not in keep:
+            with contextlib.suppress(OSError):  # the descriptor that listed the directory
+                os.close(int(name))
+
+
+def _name_process(name: str) -> None:
+    # For `ps -o comm`, `pgrep` and top: "python3" tells nobody anything. Linux only, and 15 bytes of it.
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="utf-8") as file:
+        file.write(name)
+
+
+def _fail_early(handover: Handover, text: str) -> int:
+    if handover.status == -1:
+        print(text, file=sys.stderr)
+    else:
+        word = {"event": "failed", "by": "dari", "text": text}
+        os.write(handover.status, json.dumps(word).encode() + b"\n")
+    clear(handover.lock)
+    return Exit.BAD_CONFIG
+
+
+def _check(handover: Handover) -> int:
+    try:
+        _import_program(handover.settings)
+    except _Failure as failure:
+        print(failure, file=sys.stderr)
+        return failure.code
+    return Exit.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
