@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.metadata
+import importlib.util
 import platform
 import sys
 import time
@@ -102,12 +104,8 @@ def main() -> None:
         "dari, guest of asyncio": in_guest,
     }
     peers = ""
-    try:
-        import uvloop
-    except ImportError:
-        pass
-    else:
-        peers = f", uvloop {uvloop.__version__}"
+    if importlib.util.find_spec("uvloop"):
+        peers = f", uvloop {importlib.metadata.version('uvloop')}"
         candidates["uvloop sleep(0)"] = in_uvloop
         candidates["dari, guest of uvloop"] = in_guest_of_uvloop
     times: dict[str, list[float]] = {name: [] for name in candidates}

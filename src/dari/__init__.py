@@ -1,7 +1,7 @@
 """dari: generator tasks, asyncio and trio code, blocking functions and Unix daemons as one program.
 
-This module is the friendly face: names, nothing else. The language (tasks, scopes, primitives) is there at once; what waits,
-blocks or forks (scheduler, pool, daemon) is loaded when first used, so that importing dari stays cheap.
+This module is the friendly face: names, nothing else. The language (tasks, scopes, primitives) is there at once; what
+waits, blocks or forks (scheduler, pool, daemon) is loaded when first used, so that importing dari stays cheap.
 """
 
 from __future__ import annotations

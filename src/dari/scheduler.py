@@ -175,7 +175,7 @@ class Scheduler:
         return driver.drive(self._kernel, deadline=deadline)
 
     def stop(self) -> None:
-        """From any task, thread or signal handler: end `run`, which can be called again; as a guest, cancel all tasks."""
+        """From any task, thread or signal handler: end `run` (it can be called again); as a guest, cancel all tasks."""
         if self._guest is None:
             self._own.stop()
         else:
@@ -318,7 +318,7 @@ def create_task(
     priority: int | None = None,
     name: str | None = None,
 ) -> Task[T]:
-    """Start a task from inside a task, on the same scheduler; or from a coroutine, on the innermost scheduler around it."""
+    """Start a task from inside a task, on its scheduler; or from a coroutine, on the innermost scheduler around it."""
     kernel: Kernel | None = world.kernel
     if kernel is None:
         scheduler = _innermost.get()
@@ -370,7 +370,9 @@ def run(
 
 def _refuse_nested(what: str) -> None:
     if world.kernel is not None:
-        raise RuntimeError(f"{what} inside a task that dari steps: use `yield from`, or create_task and wait for the task")
+        raise RuntimeError(
+            f"{what} inside a task that dari steps: use `yield from`, or create_task and wait for the task"
+        )
     if running_asyncio_loop() is not None:
         raise RuntimeError(f"{what} inside a running asyncio program: use `await dari.arun(main)`")
 

@@ -1,8 +1,9 @@
 """Event and Queue: how tasks wait for each other. Written on operations alone.
 
 **Handing over is one act.** An item goes straight from the putter to the waiting getter (and a free place from the
-getter to the waiting putter), in the call that makes it free. A getter that is cancelled before it was woken was never given
-one; one that was woken has it: a value that was won is delivered before any cancel. So no item is lost, none doubled.
+getter to the waiting putter), in the call that makes it free. A getter that is cancelled before it was woken was never
+given one; one that was woken has it: a value that was won is delivered before any cancel. So no item is lost, none
+doubled.
 
 Waiters are served by priority, first in first out inside. All of this belongs to one thread, that of the scheduler (or
 of the loop whose guest it is).
@@ -112,7 +113,7 @@ class _EventWait(Operation[None]):
 
 @final
 class Queue(Generic[T]):
-    """A FIFO queue of at most `maxsize` items (0: of any number): `yield queue.put(item)`, `item = yield queue.get()`."""
+    """A FIFO queue of at most `maxsize` items (0: any number): `yield queue.put(item)`, `item = yield queue.get()`."""
 
     __slots__ = ("_getters", "_items", "_putters", "_shut", "maxsize")
 

@@ -1,8 +1,8 @@
 """What the kernel, its driver, and the operations say to each other.
 
-Nothing here does anything: these are the doors. A **driver** gives the kernel a clock and three ways to reach the outside
-(`Driver`), calls `Kernel.advance` and obeys what it gets back (`Need`). An **operation** is what a task yields: the
-kernel calls its `begin` with the task, and `begin` either ends it at once (`Waiter.resume`, `Waiter.fail`) or makes
+Nothing here does anything: these are the doors. A **driver** gives the kernel a clock and three ways to reach the
+outside (`Driver`), calls `Kernel.advance` and obeys what it gets back (`Need`). An **operation** is what a task yields:
+the kernel calls its `begin` with the task, and `begin` either ends it at once (`Waiter.resume`, `Waiter.fail`) or makes
 the task wait (`Waiter.block`) and keeps the `Wait` that it got for whoever will wake it.
 """
 
@@ -46,7 +46,7 @@ FINISHED: Final = Verdict.FINISHED
 
 @final
 class Idle:
-    """Nothing can run: wait until `deadline` (None: for ever), or until one of the descriptors in `watching` is ready."""
+    """Nothing can run: wait until `deadline` (None: for ever), or one of the descriptors in `watching` is ready."""
 
     __slots__ = ("deadline", "watching")
 
@@ -128,7 +128,7 @@ class Waiter(Protocol):
     def kernel(self) -> Doors: ...
 
     def resume(self, value: Any = None) -> None:
-        """The operation was done at once; the task steps aside before it goes on (so a loop over one cannot overtake)."""
+        """It was done at once; the task steps aside before it goes on, so that a loop over one cannot overtake."""
         ...
 
     def fail(self, error: BaseException) -> None:
@@ -154,7 +154,8 @@ class Operation(ABC, Generic[T_co]):
         """Do it for `task` (a `Waiter`), or arrange for its wake. Called by the kernel only."""
 
     def __iter__(self) -> Generator[Operation[T_co], Any, T_co]:
-        return (yield self)
+        value: T_co = yield self
+        return value
 
     def __await__(self) -> Generator[Any, Any, T_co]:
         if world.kernel is None:

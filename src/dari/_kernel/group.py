@@ -1,8 +1,9 @@
 """Task groups: children that do not outlive the block that started them.
 
 **The difficulty.** In a coroutine `async with` waits at the end of the block. A generator's `with` cannot: only `yield`
-waits. So the join is written out (`yield group.join()`), and the promise is kept by a *debt*: however the block is left,
-its children are cancelled, and the parent's next `yield`, or its end, first waits for theirs, and raises what they raised.
+waits. So the join is written out (`yield group.join()`), and the promise is kept by a *debt*: however the block is
+left, its children are cancelled, and the parent's next `yield`, or its end, first waits for theirs, and raises what
+they raised.
 
 The group's scope is the parent's while the block runs, and the end of the chain of every child: the first failure
 cancels it, which stops the other children and the body alike.
@@ -75,7 +76,7 @@ class TaskGroup:
         self._scope.cancel(reason)
 
     def join(self) -> Operation[None]:
-        """Wait for all children. Raises an `ExceptionGroup` if one failed. Cancelling it cancels them and awaits their end."""
+        """Wait for all children; raises an `ExceptionGroup` if one failed. Cancelling it cancels them too."""
         return _Join(self, raises=True)
 
     def __enter__(self) -> Self:
@@ -189,7 +190,7 @@ class _Join(Operation[None]):
 
 
 def _await_children(_: object) -> bool:
-    """The undo of a join. The cancelled scope is around the children too: they are told already, their end is awaited."""
+    """The undo of a join: the cancelled scope is around the children too, so they are told; their end is awaited."""
     return False
 
 

@@ -187,7 +187,7 @@ class Kernel:
             self._hold(task, None)
             return _NOTHING
         task._pending = task._mark()
-        return task._context.run(pending.into, task._steps)  # type: ignore[union-attr, arg-type]
+        return task._context.run(pending.into, task._steps)  # type: ignore[arg-type]
 
     # ---- what was yielded --------------------------------------------------------------------------------------
 
@@ -200,21 +200,24 @@ class Kernel:
         else:
             self.step_aside(task)  # a cancelled scope is around it: its next step raises
 
-    def _begin(self, task: Task[Any], yielded: Any) -> None:
-        begin = self._begins.get(type(yielded))
+    def _begin(self, task: Task[Any], yielded: object) -> None:
+        kind = type(yielded)
+        begin = self._begins.get(kind)
         try:
             if begin is None:
-                begin = self._learn(type(yielded), yielded)
+                begin = self._learn(kind, yielded)
             begin(yielded, task)
         except Exception as error:  # noqa: BLE001 - the task's own mistake, or an operation's: the task gets it
             error.__traceback__ = strip_frames(error.__traceback__)
             task._wait = None
             task.fail(error)
 
-    def _learn(self, kind: type, yielded: Any) -> Callable[[Any, Any], object]:
+    def _learn(self, kind: type[Any], yielded: Any) -> Callable[[Any, Any], object]:
         """How to begin objects of this type; found once per type."""
+        begin: Callable[[Any, Any], object]
         if issubclass(kind, Operation):
-            begin: Callable[[Any, Any], object] = kind.begin
+            operation: type[Operation[Any]] = kind  # pyright: ignore[reportUnknownVariableType] - narrowed from object
+            begin = operation.begin
         elif issubclass(kind, tuple):
             begin = self._begin_command
         elif self.driver.adapt(yielded) is not None:

@@ -1,14 +1,15 @@
 """Who goes next: priorities, FIFO inside, and a bound on how long anyone is passed over.
 
-One class for the kernel, the pool and the hosted loop. Every priority has two FIFO *lanes*: what was **woken** (a deadline,
-a result, a new task) goes before what **yielded** (stepped aside by itself), so that spinning tasks cannot spoil the timing
-of those that wait for something (facts/scheduler.md b.5). The lower rank goes first; the choice holds until a
-lane that was empty gets its first item, then it is made anew, so what is more urgent never waits for a batch (b.6).
+One class for the kernel, the pool and the hosted loop. Every priority has two FIFO *lanes*: what was **woken** (a
+deadline, a result, a new task) goes before what **yielded** (stepped aside by itself), so that spinning tasks cannot
+spoil the timing of those that wait for something (facts/scheduler.md b.5). The lower rank goes first; the choice holds
+until a lane that was empty gets its first item, then it is made anew, so what is more urgent never waits for a batch
+(b.6).
 
 **The bound.** The head of a lane is passed over by at most `starvation_limit + lanes - 1` items of other lanes, then it
-runs. A lane is *due* when `starvation_limit` items went by since it was served last (or got its first item). Lanes stand
-in `_order` by that moment, oldest first, so the only lane to look at is the first; a due lane is served one item, and then
-stands last. While one is due, others that are due too may go before it, each once: hence `lanes - 1`.
+runs. A lane is *due* when `starvation_limit` items went by since it was served last (or got its first item). Lanes
+stand in `_order` by that moment, oldest first, so the only lane to look at is the first; a due lane is served one item,
+and then stands last. While one is due, others that are due too may go before it, each once: hence `lanes - 1`.
 
 **Bursts.** Choosing costs ten times as much as stepping a task. So `choose` gives a lane *and* how many items may be
 taken from it before any other could be due: a list whose length is that number. Whoever makes another lane
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from heapq import heappop, heappush
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 __all__ = ["Lane", "Lanes"]
 
@@ -103,7 +104,8 @@ class Lanes(Generic[T]):
             self._list(lane)
 
     def choose(self, most: int) -> Lane[T] | None:
-        """The lane to serve now, or None. `burst` is then as long as the number of items that may be taken, 1 to `most`.
+        """The lane to serve now, or None. `burst` is then as long as the number of items that may be taken, 1 to
+        `most`.
 
         Take them by `for i in lanes.burst: lane.queue.popleft()`, then tell `served` how many it were.
         """
@@ -165,14 +167,14 @@ class Lanes(Generic[T]):
         self.burst.clear()
 
 
-def _shuffled(seed: int) -> type[deque[T]]:
+def _shuffled(seed: int) -> type[deque[Any]]:
     """A queue that gives its items in an order drawn from `seed`: the same seed, the same order."""
     from random import Random  # only seeded runs pay for it
 
     draw = Random(seed).randrange
 
-    class Shuffled(deque[T]):
-        def popleft(self) -> T:
+    class Shuffled(deque[Any]):
+        def popleft(self) -> Any:
             size = len(self)
             if size > 1:
                 self.rotate(-draw(size))

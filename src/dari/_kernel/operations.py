@@ -1,4 +1,5 @@
-"""What a task can yield that needs no object of its own: sleeping, stepping aside, looking at a task, watching a descriptor.
+"""What a task can yield that needs no object of its own: sleeping, stepping aside, looking at a task, watching a
+descriptor.
 
 And the tuple spelling: `yield ("sleep", 0.5)` is looked up in `commands`, which makes the same operation.
 """
@@ -191,17 +192,18 @@ def _descriptor(file: int | HasFileno) -> int:
 
 
 def wait_readable(file: int | HasFileno) -> Operation[None]:
-    """Wait until a read from `file` (a descriptor, or what has `fileno()`) would not block. One waiter per direction."""
+    """Wait until reading `file` (a descriptor, or what has `fileno()`) would not block. One waiter per direction."""
     return WaitDescriptor(_descriptor(file), "read")
 
 
 def wait_writable(file: int | HasFileno) -> Operation[None]:
-    """Wait until a write to `file` (a descriptor, or what has `fileno()`) would not block. One waiter per direction."""
+    """Wait until writing `file` (a descriptor, or what has `fileno()`) would not block. One waiter per direction."""
     return WaitDescriptor(_descriptor(file), "write")
 
 
 def host(awaitable: Awaitable[T]) -> Operation[T]:
-    """Wait for a coroutine, future or other awaitable of the loop that is the host: `x = yield from dari.host(get(url))`.
+    """Wait for a coroutine, future or other awaitable of the loop that is the host: `x = yield from
+    dari.host(get(url))`.
 
     The same as yielding it as it is, and typed. A coroutine runs as a task of the host; cancelling the waiter cancels
     it, and waits for its end. TypeError in a scheduler that runs by itself.

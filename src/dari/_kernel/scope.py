@@ -1,17 +1,17 @@
 """Cancel scopes: who may end what, and how the end is told.
 
-**Why scopes.** asyncio's cancel is an event: one exception, counted per task; swallowed once it is gone, and two timeouts
-that fire together must guess whose it was (facts/scheduler.md b.12 to b.14). Here cancelling is a *state of a place in the
-program*: a scope that is cancelled makes every `yield` inside it raise `Cancelled`, again and again, until
+**Why scopes.** asyncio's cancel is an event: one exception, counted per task; swallowed once it is gone, and two
+timeouts that fire together must guess whose it was (facts/scheduler.md b.12 to b.14). Here cancelling is a *state of a
+place in the program*: a scope that is cancelled makes every `yield` inside it raise `Cancelled`, again and again, until
 it is left; and the exception names its scope, so that only that one catches it.
 
-**The tree.** A task's open scopes form a chain, innermost first (`task._scope`, then `_parent`). Below a task group's scope
-hang its children: their chains end in it. Cancelling walks down the tree and tells every task that it finds; whether
-the task really is cancelled is then asked upwards (`cancelled_by`), because a shield in between may hide it. Outer
-beats inner: the outermost cancelled scope that is visible gives the `Cancelled` its name.
+**The tree.** A task's open scopes form a chain, innermost first (`task._scope`, then `_parent`). Below a task group's
+scope hang its children: their chains end in it. Cancelling walks down the tree and tells every task that it finds;
+whether the task really is cancelled is then asked upwards (`cancelled_by`), because a shield in between may hide it.
+Outer beats inner: the outermost cancelled scope that is visible gives the `Cancelled` its name.
 
-**Leaving.** Scopes are left last in, first out. A generator that is collected is closed by `GeneratorExit` in any thread at any
-time, so then a scope takes itself out of the tree and does nothing else.
+**Leaving.** Scopes are left last in, first out. A generator that is collected is closed by `GeneratorExit` in any
+thread at any time, so then a scope takes itself out of the tree and does nothing else.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ class CancelScope:
         "_closed",
         "_deadline",
         "_delay",
+        "_expired",
         "_members",
         "_owner",
         "_parent",
@@ -100,6 +101,7 @@ class CancelScope:
         self._delay: float | None = None  # counted from the moment the block is entered
         self._shield = shield
         self._closed = False
+        self._expired = False
         self._owner: Member | None = None
         self._parent: CancelScope | None = None
         self._children: dict[CancelScope, None] | None = None
@@ -127,10 +129,11 @@ class CancelScope:
 
     def expire(self) -> None:
         """The deadline has come."""
+        self._expired = not self.cancel_called
         self.cancel("deadline")
 
     def _tell(self) -> None:
-        below = [self]
+        below: list[CancelScope] = [self]
         while below:
             scope = below.pop()
             if scope._owner is not None:
@@ -214,16 +217,17 @@ class CancelScope:
 
 
 class Timeout(CancelScope):
-    """A scope that turns its own expiry into `TimeoutError`."""
+    """A scope that turns its own expiry into `TimeoutError`. Cancelled by hand, it is left silently, as any scope."""
 
     __slots__ = ()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        if super().__exit__(kind, error, traceback):
+        caught = super().__exit__(kind, error, traceback)
+        if caught and self._expired:
             raise TimeoutError(f"took longer than {self._delay} seconds") from error
-        return False
+        return caught
 
 
 def _delay(delay: float | None) -> float | None:
@@ -243,7 +247,7 @@ def timeout(delay: float | None) -> Timeout:
 
 
 def move_on_after(delay: float | None) -> CancelScope:
-    """`with move_on_after(5) as scope:` leaves the block after `delay` seconds; `scope.cancelled_caught` tells. None: never."""
+    """`with move_on_after(5) as scope:` leaves the block after 5 seconds; `cancelled_caught` tells. None: never."""
     scope = CancelScope()
     scope._delay = _delay(delay)
     return scope

@@ -1,11 +1,11 @@
 """A task: a generator (or coroutine) that the kernel steps, and what there is to know about it.
 
-**State is derived, never stored**: a task that has an outcome has ended; the kernel's `current` one is running; one with
-a `_wait` waits; any other stands in exactly one lane. Two fields decide what happens next:
+**State is derived, never stored**: a task that has an outcome has ended; the kernel's `current` one is running; one
+with a `_wait` waits; any other stands in exactly one lane. Two fields decide what happens next:
 
 `_wait`     the one wait it is in. A `TaskWait` is made for each wait, and *is* its id: a wake through any other
-            one than the task's present `_wait` is late, and is dropped. That one comparison kills double wakes, lost cancels
-            and stale timers.
+            one than the task's present `_wait` is late, and is dropped. That one comparison kills double wakes, lost
+            cancels and stale timers.
 `_pending`  what it is resumed with: None (plain `next`), a `Value`, an `Error`, or a *mark*. While the task runs, the
             mark says what its next `yield` meets: `CANCEL` (a cancelled scope is around it) or `HELD` (it left a task
             group whose children still run). Entering and leaving scopes recomputes it, so the stepping loop
@@ -96,7 +96,7 @@ class TaskWait:
         return True
 
     def wake_cancelled(self, error: BaseException) -> bool:
-        """What the task waited for was cancelled: by the task's own wish (then so is the task), or else it gets `error`."""
+        """What the task waited for was cancelled: by its own wish (then it is cancelled, too); else it gets `error`."""
         return self.wake(CANCEL if self.asked else Error(error))
 
     def wake_done(self) -> bool:
@@ -136,6 +136,7 @@ class Task(Operation[T_co]):
     """
 
     __slots__ = (
+        "__weakref__",
         "_base",
         "_context",
         "_lane",
@@ -149,7 +150,6 @@ class Task(Operation[T_co]):
         "_source",
         "_steps",
         "_wait",
-        "__weakref__",
         "created_at",
         "ended_at",
         "id",
@@ -317,7 +317,7 @@ class Task(Operation[T_co]):
         return self._rare
 
     def _root_scope(self) -> CancelScope:
-        """The scope around everything the task does; put in below `_base`, above its other scopes, when first needed."""
+        """The scope around everything the task does: put in below `_base` and above its other scopes, when needed."""
         rare = self._rarely()
         if rare.root is None:
             rare.root = root = CancelScope()

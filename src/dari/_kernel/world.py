@@ -1,8 +1,8 @@
 """Which world am I in? One slot per thread, set around `Kernel.advance`; and the priority that a chain inherits.
 
-The slot is not a contextvar: those travel into asyncio tasks and pool threads that a task starts, which would then believe
-that they run inside the kernel. `_thread._local` is `threading.local` without importing `threading`; nothing here
-starts, stops or waits for a thread.
+The slot is not a contextvar: those travel into asyncio tasks and pool threads that a task starts, which would then
+believe that they run inside the kernel. `_thread._local` is `threading.local` without importing `threading`; nothing
+here starts, stops or waits for a thread.
 
 The priority, on the other hand, *is* a contextvar, because travelling is what it is for: whatever a task starts, in any
 world, inherits it.

@@ -3,11 +3,11 @@
 **Slices.** One callback of the loop runs a slice: at most `max_slice` seconds of steps, then it gives the loop back. A
 callback per step would pay a turn of the loop for each; an unbounded batch would keep the loop's own work waiting.
 
-**Two turns between.** A timer of the loop that came due during a slice needs two turns to reach the coroutine behind it: in the
-first its future is settled, in the second the coroutine runs. Were the next slice put right into the next turn, it would
-run between the two. So a slice is re-armed by a `call_soon` that re-arms by `call_soon`: two turns of the loop without us.
-After idleness the next turn is used at once. When nothing is ready, one `call_at` is armed for the earliest
-deadline, or nothing at all: an idle guest costs nothing.
+**Two turns between.** A timer of the loop that came due during a slice needs two turns to reach the coroutine behind
+it: in the first its future is settled, in the second the coroutine runs. Were the next slice put right into the next
+turn, it would run between the two. So a slice is re-armed by a `call_soon` that re-arms by `call_soon`: two turns of
+the loop without us. After idleness the next turn is used at once. When nothing is ready, one `call_at` is armed for the
+earliest deadline, or nothing at all: an idle guest costs nothing.
 
 **Coroutines are tasks of the host.** What is yielded or given as a coroutine runs as an asyncio task under a kernel
 handle, so that all of asyncio, anyio, aiohttp works in it. They are started between advances, never inside one.
@@ -19,7 +19,7 @@ import asyncio
 import time
 from contextvars import Context
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 from weakref import ref
 
 from dari._kernel.contract import FINISHED, MORE, Direction, Idle, Operation
@@ -40,8 +40,8 @@ __all__ = ["AsyncioGuest"]
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-# The clock is read once per chunk of steps. A chunk is made as long as a sixteenth of the slice allows at the speed of the
-# last one: hundreds of trivial steps (an advance costs as much as ten), a single one when steps are slow.
+# The clock is read once per chunk of steps. A chunk is made as long as a sixteenth of the slice allows at the speed of
+# the last one: hundreds of trivial steps (an advance costs as much as ten), a single one when steps are slow.
 _CHUNKS_PER_SLICE = 16
 _LONGEST_CHUNK = 1024
 
@@ -159,8 +159,6 @@ class AsyncioGuest:
                 speed = self._max_slice / _CHUNKS_PER_SLICE / max(now - before, 1e-9)
                 self._chunk = max(1, min(int(self._chunk * min(speed, 2.0)), _LONGEST_CHUNK))
                 before = now
-            else:  # pragma: no cover - the loop above is left by break
-                pass
             if now - before > self._max_slice / _CHUNKS_PER_SLICE:
                 self._chunk = max(1, self._chunk // 2)
         except BaseException:  # KeyboardInterrupt or SystemExit of a task: the loop ends with it, but may be run again
@@ -240,7 +238,7 @@ class AsyncioGuest:
 
 @final
 class _Face(asyncio.Future[Any]):
-    """What coroutines await of a task. Cancelled through it, the task is cancelled, and the face ends when the task has."""
+    """What coroutines await of a task. Cancelling it cancels the task; it ends when the task has really ended."""
 
     def __init__(self, task: Task[Any], loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
@@ -330,8 +328,10 @@ class _HostAwaitable(Operation[T_co]):
         def start() -> None:
             nonlocal host_task
             if wait.open:
-                coroutine: Coroutine[Any, Any, T_co] = (
-                    awaitable if isinstance(awaitable, CoroutineType) else _await(awaitable)
+                coroutine = (
+                    cast("Coroutine[Any, Any, T_co]", awaitable)
+                    if isinstance(awaitable, CoroutineType)
+                    else _await(awaitable)
                 )
                 # A copy: what the coroutine sets stays with it.
                 host_task = self._guest.loop.create_task(coroutine, context=task._context.copy())

@@ -1,8 +1,8 @@
 """How other threads reach a driver: one append, one wake, and no lock.
 
-`deque.append` and `popleft` are atomic (documented: "thread-safe, memory efficient appends and pops"), so calls cross by
-themselves; the flag `_armed` only saves wake-ups, one for a whole batch. It is cleared *before* the box is emptied: a
-putter that still saw it set has appended before the emptying began, so its call is taken; one that appends later sees
+`deque.append` and `popleft` are atomic (documented: "thread-safe, memory efficient appends and pops"), so calls cross
+by themselves; the flag `_armed` only saves wake-ups, one for a whole batch. It is cleared *before* the box is emptied:
+a putter that still saw it set has appended before the emptying began, so its call is taken; one that appends later sees
 it clear, and wakes. Two putters may both wake: harmless. (facts/scheduler.md d.7, facts/pool.md part c.)
 """
 
@@ -34,12 +34,16 @@ class Mailbox:
     def __bool__(self) -> bool:
         return bool(self._calls)
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def put(self, call: Callable[[], object]) -> None:
         """From any thread: let the owner make this call soon. SchedulerClosed after the end: nothing vanishes."""
         if self._closed:
             raise SchedulerClosed(f"{call!r} was posted to a scheduler that has ended")
         self._calls.append(call)
-        if self._closed:  # closed between the look and the append: nobody may come to empty the box
+        if self.closed:  # closed between the look and the append: nobody may come to empty the box
             try:
                 self._calls.remove(call)
             except ValueError:

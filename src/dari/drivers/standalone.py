@@ -1,7 +1,7 @@
 """The driver that owns its thread: it waits with a selector, and other threads wake it through a pair of sockets.
 
-Neither is made before the first wait: a program that never waits costs no descriptor. Making them lazily is safe, because a
-poster appends before it looks for the socket, and the driver makes the socket before it looks at the mailbox.
+Neither is made before the first wait: a program that never waits costs no descriptor. Making them lazily is safe,
+because a poster appends before it looks for the socket, and the driver makes the socket before it looks at the mailbox.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Standalone:
 
     def outside(self, task: Any) -> NoReturn:
         raise RuntimeError(
-            f"{task!r} belongs to a scheduler that runs by itself, so no coroutine of another loop can await it: enter the"
-            " scheduler by `async with`, or use dari.arun"
+            f"{task!r} belongs to a scheduler that runs by itself, so no coroutine of another loop can await it: enter"
+            " the scheduler by `async with`, or use dari.arun"
         )
 
     def report(self, what: str, error: BaseException | None) -> None:
@@ -72,7 +72,7 @@ class Standalone:
     # ---- what its owner asks -----------------------------------------------------------------------------------
 
     def drive(self, kernel: Kernel, until: Callable[[], bool] | None = None, deadline: float | None = None) -> bool:
-        """Advance `kernel` until all its tasks have ended or `until()` holds (True), or `deadline` or `stop` come (False)."""
+        """Advance `kernel` until all have ended or `until()` holds (True), or `deadline` or `stop` come (False)."""
         while True:
             calls = self.mailbox.take() if self.mailbox else ()
             ready = self._poll(kernel, 0) if kernel.watching else ()

@@ -2,14 +2,15 @@
 
 A `Remote` (a pool's job, a `concurrent.futures.Future`) says when it has ended, on any thread; this is how the news
 reaches a generator task (through its driver's mailbox), a coroutine of asyncio (`asyncio_wait`, loaded where asyncio is
-running), or fails with a name to use instead. Cancelling the waiter asks the remote thing to end, and waits until it has.
+running), or fails with a name to use instead. Cancelling the waiter asks the remote thing to end, and waits until it
+has.
 """
 
 from __future__ import annotations
 
 import sys
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 
 from dari._kernel.contract import Operation
 from dari._kernel.outcome import Error, Value
@@ -28,7 +29,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 def running_asyncio_loop() -> Any:
-    """The asyncio loop that runs on this thread, or None. Does not import asyncio: where it is not loaded, none runs."""
+    """The asyncio loop that runs on this thread, or None. Where asyncio is not loaded, none runs."""
     events = sys.modules.get("asyncio.events")
     return None if events is None else events._get_running_loop()
 
@@ -131,7 +132,7 @@ class ConcurrentFuture(Remote[T_co]):
 
 def remote_of(foreign: object) -> Remote[Any] | None:
     """The operation that waits for `foreign`, if it is a `concurrent.futures.Future`."""
-    futures = sys.modules.get("concurrent.futures._base")  # where that is not loaded, nothing can be one
+    futures = sys.modules.get("concurrent.futures")  # where that is not loaded, nothing can be one
     if futures is not None and isinstance(foreign, futures.Future):
-        return ConcurrentFuture(foreign)
+        return ConcurrentFuture(cast("Future[Any]", foreign))
     return None
