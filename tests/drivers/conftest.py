@@ -1,0 +1,48 @@
+"""The drivers under test. Each fixture value runs a task to its end on one of them, and gives its result."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import uvloop
+
+import dari
+
+Run = Callable[..., Any]
+
+
+def standalone(main: Callable[..., Any], *args: Any) -> Any:
+    return dari.run(main, *args)
+
+
+def guest_of(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> Run:
+    def guest(main: Callable[..., Any], *args: Any) -> Any:
+        async def host() -> Any:
+            return await dari.arun(main, *args)
+
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            return runner.run(host())
+
+    return guest
+
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+DRIVERS: dict[str, Run] = {"standalone": standalone, **{name: guest_of(make) for name, make in LOOPS.items()}}
+
+
+@pytest.fixture(params=DRIVERS, ids=str)
+def run(request: pytest.FixtureRequest) -> Run:
+    """Runs a task on one of the drivers."""
+    return DRIVERS[request.param]
+
+
+@pytest.fixture(params=LOOPS, ids=str)
+def loop_factory(request: pytest.FixtureRequest) -> Callable[[], asyncio.AbstractEventLoop]:
+    """Makes a loop that dari can be a guest of."""
+    return LOOPS[request.param]
