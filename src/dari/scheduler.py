@@ -10,11 +10,12 @@ import signal
 import threading
 import time
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
 from weakref import WeakKeyDictionary
 
 from dari._kernel.kernel import Kernel
 from dari._kernel.outcome import Error
+from dari._kernel.stats import SchedulerStats
 from dari._kernel.world import World, world
 from dari.drivers.standalone import Standalone
 from dari.drivers.wakeup import running_asyncio_loop
@@ -32,41 +33,6 @@ __all__ = ["Scheduler", "SchedulerStats", "arun", "create_task", "run"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-
-class SchedulerStats(NamedTuple):
-    """What a scheduler has done so far. `str()` of it is a table for people."""
-
-    created: int
-    completed: int
-    failed: int
-    cancelled: int
-    switches: int
-    """Steps taken, of all tasks."""
-    ready: int
-    waiting: int
-    uptime: float
-    """Seconds since the scheduler was made."""
-    mean_time: float
-    """Mean seconds from the creation of a task to its end, of those that have ended."""
-    priorities: dict[int, int]
-    """Tasks that have not ended, per priority."""
-
-    def __str__(self) -> str:
-        rows = [
-            ("tasks created", f"{self.created}"),
-            ("completed", f"{self.completed}"),
-            ("failed", f"{self.failed}"),
-            ("cancelled", f"{self.cancelled}"),
-            ("ready or running", f"{self.ready}"),
-            ("waiting", f"{self.waiting}"),
-            ("switches", f"{self.switches}"),
-            ("uptime", f"{self.uptime:.3f} s"),
-            ("mean time of a task", f"{self.mean_time * 1000:.3f} ms"),
-            *((f"alive at priority {priority}", f"{count}") for priority, count in sorted(self.priorities.items())),
-        ]
-        width = max(len(name) for name, _ in rows)
-        return "\n".join(f"{name:<{width}}  {value:>12}" for name, value in rows)
 
 
 class Scheduler:
@@ -139,25 +105,7 @@ class Scheduler:
 
     def stats(self) -> SchedulerStats:
         """Counts and times up to now."""
-        kernel = self._kernel
-        priorities: dict[int, int] = {}
-        waiting = 0
-        for task in kernel.tasks:
-            priorities[task.priority] = priorities.get(task.priority, 0) + 1
-            waiting += task._wait is not None
-        ended = kernel.completed + kernel.failed + kernel.cancelled
-        return SchedulerStats(
-            created=kernel.created,
-            completed=kernel.completed,
-            failed=kernel.failed,
-            cancelled=kernel.cancelled,
-            switches=kernel.switches,
-            ready=len(kernel.tasks) - waiting,
-            waiting=waiting,
-            uptime=time.monotonic() - self._born,
-            mean_time=kernel.lifetimes / ended if ended else 0.0,
-            priorities=priorities,
-        )
+        return self._kernel.stats(time.monotonic() - self._born)
 
     # ---- by itself ---------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from dari._kernel.task import Task, TaskWait
 
-__all__ = ["TaskGroup"]
+__all__ = ["TaskGroup", "grouped", "settle_debts"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -95,11 +95,12 @@ class TaskGroup:
         errors = self._take_errors()
         running = len(self._children)
         if running:
+            self._scope._closed = False  # the body has left it, the children have not
             self._scope.cancel("the block of its task group was left")
             self._parent._owe(self)
         if error is None or caught:
             if errors:
-                raise _grouped(errors) from None
+                raise grouped(errors) from None
             if running and error is None:
                 raise RuntimeError(
                     f"a TaskGroup was left with {running} tasks running, which are now cancelled: the last line of the"
@@ -107,9 +108,9 @@ class TaskGroup:
                 )
             return caught
         if isinstance(error, Exception) and error is not self._raised:
-            raise _grouped([error, *errors])
+            raise grouped([error, *errors])
         if errors:
-            raise _grouped(errors if isinstance(error, Cancelled) else [error, *errors])
+            raise grouped(errors if isinstance(error, Cancelled) else [error, *errors])
         return False
 
     async def __aenter__(self) -> Self:
@@ -151,7 +152,7 @@ class TaskGroup:
         if not errors:
             return None
         self._scope._closed = True
-        self._raised = _grouped(errors)
+        self._raised = grouped(errors)
         return self._raised
 
 
@@ -194,5 +195,29 @@ def _await_children(_: object) -> bool:
     return False
 
 
-def _grouped(errors: list[BaseException]) -> BaseExceptionGroup[BaseException]:
+def settle_debts(task: Task[Any], then: Callable[[list[BaseException]], None]) -> None:
+    """Let `task` wait for the children of the groups that it left; then go on by `then(their errors)`.
+
+    Nothing cancels this wait: the children are cancelled already, and their end is awaited whatever comes.
+    """
+    rare = task._rarely()
+    groups: list[TaskGroup] = rare.debts or []
+
+    def settle() -> None:
+        if any(group._children for group in groups):
+            return
+        rare.debts = None
+        task._wait = None
+        then([error for group in groups for error in group._take_errors()])
+
+    running = [group for group in groups if group._children]
+    if running:
+        task.block(running[0], _await_children)
+        for group in running:
+            group._emptied = settle
+    else:
+        settle()
+
+
+def grouped(errors: list[BaseException]) -> BaseExceptionGroup[BaseException]:
     return BaseExceptionGroup(f"{len(errors)} of a task group failed", errors)

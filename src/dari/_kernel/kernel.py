@@ -16,31 +16,32 @@ from typing import TYPE_CHECKING, Any
 
 from dari._kernel.contract import FINISHED, MORE, Direction, Driver, Idle, Need, Operation
 from dari._kernel.deadlines import Deadlines
+from dari._kernel.group import grouped, settle_debts
 from dari._kernel.lanes import Lanes
-from dari._kernel.operations import command
 from dari._kernel.outcome import Error, Outcome, Value, strip_frames
+from dari._kernel.penance import PATIENCE, Penance
 from dari._kernel.scope import cancelled_by
+from dari._kernel.stats import SchedulerStats
 from dari._kernel.task import CANCEL, FIRST, HELD, Mark, Task, TaskWait
 from dari._kernel.world import chain_priority, world
+from dari._kernel.yielded import Beginnings
 from dari.exceptions import Cancelled, SchedulerFull
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from dari._kernel.deadlines import Alarm
-    from dari._kernel.group import TaskGroup
     from dari._kernel.scope import CancelScope
 
 __all__ = ["Kernel"]
 
-_PATIENCE = 32  # cancels that a task may swallow in one scope (cleanup may yield, too) before it is made to wait
 _KEPT_FAILURES = 64  # DESIGN §3: "the first 64, and a count"
 
 
 class Kernel:
     __slots__ = (
         "_advancing",
-        "_begins",
+        "_beginnings",
         "_escaping",
         "_lanes",
         "cancelled",
@@ -82,7 +83,7 @@ class Kernel:
         self._lanes: Lanes[Task[Any]] = Lanes(starvation_limit, seed)
         self._advancing = False
         self._escaping: BaseException | None = None
-        self._begins: dict[type, Callable[[Any, Any], object]] = {}
+        self._beginnings = Beginnings()
 
     def attach(self, driver: Driver) -> None:
         """From now on `driver` drives. Both must tell the same time."""
@@ -177,8 +178,8 @@ class Kernel:
             pending = Value(None)
         elif pending is CANCEL:
             rare = task._rarely()
-            if rare.swallowed >= _PATIENCE and not rare.patient:
-                return _Penance(rare.swallowed - _PATIENCE)
+            if rare.swallowed >= PATIENCE and not rare.patient:
+                return Penance(rare.swallowed - PATIENCE)
             rare.patient = False
             rare.swallowed += 1
             scope = cancelled_by(task._scope)
@@ -189,67 +190,26 @@ class Kernel:
         task._pending = task._mark()
         return task._context.run(pending.into, task._steps)  # type: ignore[arg-type]
 
-    # ---- what was yielded --------------------------------------------------------------------------------------
-
     def _yielded(self, task: Task[Any], yielded: Any) -> None:
         pending = task._pending
-        if pending is None or yielded is _NOTHING or type(yielded) is _Penance:
-            self._begin(task, yielded)
+        if pending is None or yielded is _NOTHING or type(yielded) is Penance:
+            self._beginnings.begin(task, yielded)
         elif pending is HELD:
             self._hold(task, yielded)
         else:
             self.step_aside(task)  # a cancelled scope is around it: its next step raises
 
-    def _begin(self, task: Task[Any], yielded: object) -> None:
-        kind = type(yielded)
-        begin = self._begins.get(kind)
-        try:
-            if begin is None:
-                begin = self._learn(kind, yielded)
-            begin(yielded, task)
-        except Exception as error:  # noqa: BLE001 - the task's own mistake, or an operation's: the task gets it
-            error.__traceback__ = strip_frames(error.__traceback__)
-            task._wait = None
-            task.fail(error)
-
-    def _learn(self, kind: type[Any], yielded: Any) -> Callable[[Any, Any], object]:
-        """How to begin objects of this type; found once per type."""
-        begin: Callable[[Any, Any], object]
-        if issubclass(kind, Operation):
-            operation: type[Operation[Any]] = kind  # pyright: ignore[reportUnknownVariableType] - narrowed from object
-            begin = operation.begin
-        elif issubclass(kind, tuple):
-            begin = self._begin_command
-        elif self.driver.adapt(yielded) is not None:
-            begin = self._begin_foreign
-        else:
-            return _refuse
-        self._begins[kind] = begin
-        return begin
-
-    def _begin_command(self, spelled: tuple[Any, ...], task: Task[Any]) -> None:
-        command(spelled).begin(task)
-
-    def _begin_foreign(self, foreign: object, task: Task[Any]) -> None:
-        operation = self.driver.adapt(foreign)  # asked anew: a driver may refuse this one, or have been replaced
-        if operation is None:
-            _refuse(foreign, task)
-        else:
-            operation.begin(task)
-
-    # ---- groups that were left with children running -------------------------------------------------------------
-
     def _hold(self, task: Task[Any], yielded: Any) -> None:
         """Let the task wait for the children it left behind; then do what it yielded, or raise what they raised."""
 
         def go_on(errors: list[BaseException]) -> None:
-            task._pending = _grouped_error(errors) if errors else task._mark()
+            task._pending = Error(grouped(errors)) if errors else task._mark()
             if task._pending is not None or yielded is None:
                 self.ready(task)
             else:
-                self._begin(task, yielded)
+                self._beginnings.begin(task, yielded)
 
-        self._await_debts(task, go_on)
+        settle_debts(task, go_on)
 
     def _ended(self, task: Task[Any], outcome: Outcome[Any]) -> None:
         """The task's code has ended. The task ends when the children that it left behind have."""
@@ -258,31 +218,11 @@ class Kernel:
             return
 
         def end(errors: list[BaseException]) -> None:
-            if isinstance(outcome, Error) and not isinstance(outcome.error, Cancelled):
-                errors = [outcome.error, *errors] if errors else []
-            self._finish(task, _grouped_error(errors) if errors else outcome)
+            if errors and isinstance(outcome, Error) and not isinstance(outcome.error, Cancelled):
+                errors = [outcome.error, *errors]
+            self._finish(task, Error(grouped(errors)) if errors else outcome)
 
-        self._await_debts(task, end)
-
-    def _await_debts(self, task: Task[Any], then: Callable[[list[BaseException]], None]) -> None:
-        rare = task._rarely()
-        groups: list[TaskGroup] = rare.debts or []
-        if not any(group._children for group in groups):
-            rare.debts = None
-            then([error for group in groups for error in group._take_errors()])
-            return
-        wait = task.block(groups[0], _stay)  # shielded: what has been cancelled already is awaited whatever comes
-
-        def emptied() -> None:
-            if not any(group._children for group in groups):
-                rare.debts = None
-                if wait.open:
-                    task._wait = None
-                then([error for group in groups for error in group._take_errors()])
-
-        for group in groups:
-            if group._children:
-                group._emptied = emptied
+        settle_debts(task, end)
 
     # ---- birth and end of tasks --------------------------------------------------------------------------------
 
@@ -438,43 +378,25 @@ class Kernel:
         for task in tuple(self.tasks):
             task.cancel(reason)
 
-    def count_ready(self) -> dict[int, int]:
-        """Ready tasks per priority."""
-        return self._lanes.count()
-
-
-class _Penance(Operation[None]):
-    """A task that swallows cancellation again and again waits, longer each time, before it gets the next one."""
-
-    __slots__ = ("_times",)
-
-    def __init__(self, times: int) -> None:
-        self._times = times
-
-    def __repr__(self) -> str:
-        return "the next Cancelled, after having swallowed many"
-
-    def begin(self, task: Any) -> None:
-        kernel: Kernel = task.kernel
-        if self._times == 0:
-            kernel.driver.report(
-                f"{task!r} has swallowed Cancelled {_PATIENCE} times and was made to wait: let it out of the task",
-                None,
-            )
-        wait = task.block(self, _stay)
-        task._rarely().patient = True
-        kernel.set_deadline(_CancelAgain(wait), kernel.clock() + min(1.0, 0.001 * 2 ** min(self._times, 10)))
-
-
-class _CancelAgain:
-    __slots__ = ("_wait", "alarm")
-
-    def __init__(self, wait: TaskWait) -> None:
-        self._wait = wait
-        self.alarm = 0
-
-    def expire(self) -> None:
-        self._wait.wake(CANCEL)
+    def stats(self, uptime: float) -> SchedulerStats:
+        priorities: dict[int, int] = {}
+        waiting = 0
+        for task in self.tasks:
+            priorities[task.priority] = priorities.get(task.priority, 0) + 1
+            waiting += task._wait is not None
+        ended = self.completed + self.failed + self.cancelled
+        return SchedulerStats(
+            created=self.created,
+            completed=self.completed,
+            failed=self.failed,
+            cancelled=self.cancelled,
+            switches=self.switches,
+            ready=len(self.tasks) - waiting,
+            waiting=waiting,
+            uptime=uptime,
+            mean_time=self.lifetimes / ended if ended else 0.0,
+            priorities=priorities,
+        )
 
 
 class _Nothing(Operation[None]):
@@ -487,27 +409,3 @@ class _Nothing(Operation[None]):
 
 
 _NOTHING = _Nothing()
-
-
-def _stay(_wait: object) -> bool:
-    return False
-
-
-def _grouped_error(errors: list[BaseException]) -> Error:
-    return Error(BaseExceptionGroup(f"{len(errors)} of a task group failed", errors))
-
-
-def _refuse(yielded: object, task: Task[Any]) -> None:
-    if isinstance(yielded, GeneratorType):
-        way_out = "did you mean `yield from`? (or create_task, to run it beside this one)"
-    elif isinstance(yielded, CoroutineType):
-        way_out = (
-            "a coroutine is waited for where asyncio or trio runs (await dari.arun(…), async with dari.Scheduler());"
-            " here, give it to create_task if it awaits dari's operations only"
-        )
-    else:
-        way_out = (
-            "a task yields nothing, an operation such as dari.sleep(1), a tuple such as ('sleep', 1), a task, a job"
-            " or a future"
-        )
-    task.fail(TypeError(f"{task.name} yielded {yielded!r}: {way_out}"))

@@ -15,7 +15,7 @@ from dari.exceptions import SchedulerClosed
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from dari.drivers.wakeup import Remote
+    from dari.drivers.ending import Ending
 
 __all__ = ["mailbox_of", "wait_for_remote"]
 
@@ -50,7 +50,7 @@ def mailbox_of(loop: asyncio.AbstractEventLoop) -> Mailbox:
     return mailbox
 
 
-def wait_for_remote(remote: Remote[T]) -> Generator[Any, Any, T]:
+def wait_for_remote(remote: Ending[T]) -> Generator[Any, Any, T]:
     """Wait for its end; cancelled, ask it to end, await that, and be cancelled then."""
     loop = asyncio.get_running_loop()
     cancelled: asyncio.CancelledError | None = None

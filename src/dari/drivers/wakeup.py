@@ -9,11 +9,11 @@ has.
 from __future__ import annotations
 
 import sys
-from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 
 from dari._kernel.contract import Operation
 from dari._kernel.outcome import Error, Value
+from dari.drivers.ending import Ending
 from dari.exceptions import SchedulerClosed, TaskCancelledError
 
 if TYPE_CHECKING:
@@ -34,25 +34,10 @@ def running_asyncio_loop() -> Any:
     return None if events is None else events._get_running_loop()
 
 
-class Remote(Operation[T_co]):
+class Remote(Ending[T_co], Operation[T_co]):
     """Something that ends in another thread."""
 
     __slots__ = ()
-
-    @abstractmethod
-    def call_when_ended(self, call: Callable[[], object]) -> None:
-        """Make `call()` once, when it has ended, on whatever thread (here and now, if it has). It must not block."""
-
-    @abstractmethod
-    def request_end(self) -> object:
-        """The only waiter was cancelled: end soon. `call_when_ended`'s call comes in any case."""
-
-    @abstractmethod
-    def outcome(self) -> Outcome[T_co] | None:
-        """How it ended; None: it was cancelled. Only asked after the end."""
-
-    @abstractmethod
-    def ended(self) -> bool: ...
 
     def begin(self, task: Any) -> None:
         """`yield it` in a generator task."""
@@ -93,10 +78,6 @@ class Remote(Operation[T_co]):
 
             return wait_for_remote(self)
         return super()._outside()
-
-    @abstractmethod
-    def cancelled_error(self) -> Exception:
-        """What the waiter gets when it was cancelled, and not by the waiter."""
 
 
 @final

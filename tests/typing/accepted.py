@@ -1,0 +1,54 @@
+"""What users see of the types. Checked by mypy and pyright in strict mode; never run."""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+import dari
+
+
+def child(number: int) -> dari.Steps[str]:
+    yield dari.sleep(0.5)
+    yield
+    return str(number)
+
+
+async def coroutine(text: str) -> bytes:
+    await dari.sleep(0.5)
+    return text.encode()
+
+
+def main(queue: dari.Queue[int]) -> dari.Steps[float]:
+    yield from dari.sleep(0.5)
+    item = yield from queue.get()
+    assert_type(item, int)
+    task = dari.create_task(child, 1)
+    assert_type(task, dari.Task[str])
+    text = yield from task
+    assert_type(text, str)
+    data = yield from dari.host(coroutine("x"))
+    assert_type(data, bytes)
+    looked = yield from dari.shield(dari.create_task(coroutine, "x"))
+    assert_type(looked, bytes)
+    with dari.TaskGroup() as group:
+        assert_type(group.create_task(child(2)), dari.Task[str])
+        yield group.join()
+    with dari.timeout(1), dari.move_on_after(2) as scope:
+        yield ("sleep", 0.1)
+    assert_type(scope.cancelled_caught, bool)
+    return 1.0
+
+
+def standalone() -> None:
+    assert_type(dari.run(child, 1), str)
+    assert_type(dari.run(coroutine("x"), timeout=5), bytes)
+    scheduler = dari.Scheduler()
+    assert_type(scheduler.create_task(main, dari.Queue[int]()), dari.Task[float])
+    assert_type(scheduler.run(), bool)
+    assert_type(scheduler.stats().switches, int)
+
+
+async def guest() -> None:
+    assert_type(await dari.arun(child, 1), str)
+    async with dari.Scheduler() as scheduler:
+        assert_type(await scheduler.create_task(coroutine("x"), priority=dari.Priority.HIGH), bytes)
