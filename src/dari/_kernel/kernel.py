@@ -342,15 +342,19 @@ class Kernel:
             self.driver.notify()
 
     def set_priority(self, task: Task[Any], priority: int) -> None:
-        task._lane = lane = self._lanes.lane(priority)
-        aside = lane.aside
-        assert aside is not None
-        task._requeue = aside.queue.append
+        task._lane = self._lanes.lane(priority)
+        task._requeue = self._move
         if task is self.current:
             chain_priority.set(priority)
-            self._lanes.expect(aside)
         else:
             task._context.run(chain_priority.set, priority)
+
+    def _move(self, task: Task[Any]) -> None:
+        """The first bare yield after a change of priority. Only of the lane that a task was taken from the burst takes care."""
+        aside = task._lane.aside
+        assert aside is not None
+        task._requeue = aside.queue.append
+        self.step_aside(task)
 
     def set_deadline(self, alarm: Alarm, when: float) -> None:
         self.deadlines.set(alarm, when)

@@ -98,11 +98,6 @@ class Lanes(Generic[T]):
         if not lane._listed:
             self._list(lane)
 
-    def expect(self, lane: Lane[T]) -> None:
-        """Somebody will append to `lane.queue` before the burst that runs now is `served`."""
-        if not lane._listed:
-            self._list(lane)
-
     def choose(self, most: int) -> Lane[T] | None:
         """The lane to serve now, or None. `burst` is then as long as the number of items that may be taken, 1 to
         `most`.
@@ -123,13 +118,13 @@ class Lanes(Generic[T]):
             if len(order) > 1:
                 oldest_first = iter(order)
                 oldest = next(oldest_first)
-                if oldest is lane:
-                    oldest = next(oldest_first)
                 allowed = oldest._since + limit - self._taken
-                if allowed <= 0:
+                if allowed <= 0:  # due, be it `lane` itself: with few steps and many lanes the others are due for ever
                     lane, length = oldest, 1
-                elif allowed < length:
-                    length = allowed
+                else:
+                    if oldest is lane:
+                        allowed = next(oldest_first)._since + limit - self._taken
+                    length = min(length, allowed)
         self.burst = list(_COUNT[:length])
         return lane
 
