@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn, cast
 
 from dari.daemon.lifecycle import Exit, Refused
 from dari.daemon.target import Target, parse
@@ -140,9 +140,10 @@ def read_file(path: str) -> dict[str, Any]:
 def freeze(value: Any) -> Any:
     """Return the same data, immutable all the way down: `ctx.config` is a snapshot."""
     if isinstance(value, dict):
-        return MappingProxyType({key: freeze(item) for key, item in value.items()})
+        table = cast("dict[str, Any]", value)
+        return MappingProxyType({key: freeze(item) for key, item in table.items()})
     if isinstance(value, list):
-        return tuple(freeze(item) for item in value)
+        return tuple(freeze(item) for item in value)  # pyright: ignore[reportUnknownVariableType] - isinstance knows the list, not its items
     return value
 
 
@@ -230,9 +231,7 @@ def _checked(key: str, value: object, base: str, where: str) -> Any:
 
 
 def _daemon_values(document: dict[str, Any], path: str) -> dict[str, Any]:
-    table = document.get("daemon", {})
-    if not isinstance(table, dict):
-        raise ConfigError(f"{_at(path, 'daemon')}: daemon must be a table: [daemon]")
+    table = _table(document, "daemon", path)
     base = os.path.dirname(path)
     values: dict[str, Any] = {}
     for key, value in _flat(table):
@@ -242,23 +241,27 @@ def _daemon_values(document: dict[str, Any], path: str) -> dict[str, Any]:
     return values
 
 
+def _table(document: dict[str, Any], name: str, path: str) -> dict[str, Any]:
+    table: object = document.get(name, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{_at(path, name)}: {name} must be a table: [{name}]")
+    return cast("dict[str, Any]", table)
+
+
 def _flat(table: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:
     """Return `log = {level = "info"}` as `log.level`; a table that should not be one stays a value."""
     flat: list[tuple[str, object]] = []
     for key, value in table.items():
         name = prefix + key
         if isinstance(value, dict) and name not in KEYS:
-            flat += _flat(value, f"{name}.")
+            flat += _flat(cast("dict[str, Any]", value), f"{name}.")
         else:
-            flat.append((name, value))
+            flat.append((name, cast("object", value)))
     return flat
 
 
 def _app_target(document: dict[str, Any], path: str) -> Target | None:
-    table = document.get("app", {})
-    if not isinstance(table, dict):
-        raise ConfigError(f"{_at(path, 'app')}: app must be a table: [app]")
-    text = table.get("target")
+    text: object = _table(document, "app", path).get("target")
     if text is None:
         return None
     where = f"{_at(path, 'target', 'app')}: [app] target"

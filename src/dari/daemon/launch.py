@@ -47,7 +47,7 @@ _DIED: Final = b"d"  # it died, with the wait status …
 _KILL_WAIT: Final = 5.0  # for a process that was killed to be gone; longer means that the kernel keeps it
 
 
-class StartFailed(DaemonError):
+class StartFailed(DaemonError):  # noqa: N818 - what happened; an error it is for the caller to call
     """The service did not become ready. `code` is what `start` ends with, `origin` whose number that is."""
 
     def __init__(self, code: int, text: str, *, origin: str = "dari") -> None:

@@ -7,13 +7,13 @@ promise to operators (and to the scripts they wrote) changes in one place or not
 from __future__ import annotations
 
 import signal
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, StrEnum
 from typing import Final, NamedTuple
 
 from dari.exceptions import DaemonError
 
 
-class State(str, Enum):
+class State(StrEnum):
     """What a service is doing. The first three stand in the pidfile, the others are concluded from outside."""
 
     STARTING = "starting"
@@ -116,7 +116,7 @@ def timeline(intent: Intent, *, listens: bool, grace: float) -> Timeline:
     return Timeline(cancel=grace if listens else 0.0, leave=grace + HARD_EXIT_AFTER)
 
 
-class Refused(DaemonError):
+class Refused(DaemonError):  # noqa: N818 - what it is, and the exit code says how bad
     """A command that cannot be done, with the exit code that says why."""
 
     def __init__(self, code: Exit, text: str, *, pid: int | None = None) -> None:

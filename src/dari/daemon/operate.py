@@ -19,6 +19,7 @@ from dari.daemon.process import Handle
 
 _LOOK_AGAIN: Final = 0.02
 _NAMELESS: Final = 5.0  # how long a held lock may go without a name in the file: two forks, on a loaded machine
+_MISNAMED: Final = 1.0  # and how long with an old name: one ftruncate
 _AFTER_KILL: Final = 5.0  # a process that is still there then is stuck in the kernel
 _LATE: Final = 1.0  # what the service's own hard exit may need beyond its timeline
 
@@ -87,7 +88,7 @@ def _join(settings: Settings, *, deadline: float, strict: bool) -> Report | None
             raise Refused(Exit.FAILED, f"pid {pid} is stopping; try again when it is gone", pid=pid)
         if seen.state is State.UNKNOWN:
             raise Refused(Exit.FAILED, seen.text)
-        if pid is None and now - nameless_since > _NAMELESS:
+        if pid is None and now - nameless_since > (_MISNAMED if seen.state is State.ORPHANED else _NAMELESS):
             raise _orphaned(seen)
         if now > deadline:
             raise Refused(Exit.START_TIMEOUT, f"pid {pid} is being started and is not ready yet", pid=pid)

@@ -19,7 +19,7 @@ import select
 import signal
 import time
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 _POLL = 0.02  # only where there is no pidfd to wait on
 
@@ -108,7 +108,7 @@ class Handle:
             return None
         return handle
 
-    def __enter__(self) -> Handle:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -11,11 +11,14 @@ import contextlib
 import inspect
 import io
 import threading
-from collections.abc import Awaitable, Callable
+import traceback
+from collections.abc import Awaitable, Callable, Generator
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dari.daemon.context import Stopping
 from dari.daemon.signals import Inbox
+from dari.exceptions import DariError
 
 if TYPE_CHECKING:
     import asyncio
@@ -50,20 +53,38 @@ class MainCall:
         self._main = main
         self._ready = ready
         self._report_end = ended
-        self.arguments: tuple[object, ...] = (ctx,) if _wants_context(main) else ()
+        self._arguments: tuple[object, ...] = (ctx,) if _parameters(main) else ()
         self._over = False
 
     @property
     def is_generator(self) -> bool:
         return inspect.isgeneratorfunction(self._main)
 
-    @property
-    def main(self) -> Callable[..., Any]:
-        return self._main
+    def as_coroutine(self) -> Awaitable[object]:
+        coroutine: Awaitable[object] = self._main(*self._arguments)
+        return coroutine
+
+    def as_steps(self) -> Generator[Any, Any, object]:
+        """Main as a task of dari's, whichever way it is written."""
+        from dari.scheduler import create_task
+
+        def announce() -> Generator[None, None, None]:
+            self.after_first_step()
+            yield from ()
+
+        try:
+            if not self._arguments:
+                create_task(announce)  # queued behind us: it runs when main has come to its first wait
+            if self.is_generator:
+                steps: Generator[Any, Any, object] = self._main(*self._arguments)
+                return (yield from steps)
+            return (yield from self.as_coroutine().__await__())
+        finally:
+            self._over = True
 
     def after_first_step(self) -> None:
         """A main that has no context cannot say "ready": it is, when it has come to its first wait."""
-        if not self.arguments and not self._over:
+        if not self._arguments and not self._over:
             self._ready()
 
     def ended(self) -> None:
@@ -89,10 +110,6 @@ def _parameters(main: Callable[..., Any]) -> list[inspect.Parameter]:
     return [p for p in inspect.signature(main).parameters.values() if p.kind in positional]
 
 
-def _wants_context(main: Callable[..., Any]) -> bool:
-    return bool(_parameters(main))
-
-
 def make_host(backend: str, inbox: Inbox) -> Host:
     """Return the host of that name; `ImportError` when its package is missing."""
     if backend == "uvloop":
@@ -101,7 +118,7 @@ def make_host(backend: str, inbox: Inbox) -> Host:
         return _AsyncioHost(inbox, uvloop.new_event_loop)
     if backend == "asyncio":
         return _AsyncioHost(inbox, None)
-    raise ImportError(f"backend {backend!r} is not there yet")
+    return _StandaloneHost()
 
 
 class _AsyncioHost:
@@ -138,8 +155,7 @@ class _AsyncioHost:
                 loop.call_soon(fn)
         try:
             with self._inbox.borrow():
-                loop.call_soon(call.after_first_step)
-                return await self._start(call)
+                return await self._start(call, loop)
         except asyncio.CancelledError as error:
             if self._cancelled:
                 raise MainCancelled from error
@@ -148,14 +164,13 @@ class _AsyncioHost:
             call.ended()
 
     @staticmethod
-    def _start(call: MainCall) -> Awaitable[object]:
+    def _start(call: MainCall, loop: asyncio.AbstractEventLoop) -> Awaitable[object]:
         if not call.is_generator:
-            coroutine: Awaitable[object] = call.main(*call.arguments)
-            return coroutine
+            loop.call_soon(call.after_first_step)  # main's first step comes before: it is in this very callback
+            return call.as_coroutine()
         from dari.scheduler import arun
 
-        guest: Awaitable[object] = arun(call.main, *call.arguments)
-        return guest
+        return arun(call.as_steps)
 
     def post(self, fn: Callable[[], object]) -> None:
         with self._lock:
@@ -181,3 +196,65 @@ class _AsyncioHost:
             for task in asyncio.all_tasks(self._loop):
                 task.print_stack(file=text)
         return text.getvalue()
+
+
+class _StandaloneHost:
+    """dari's own scheduler, with no other loop below it."""
+
+    def __init__(self) -> None:
+        from dari.scheduler import Scheduler
+
+        self._scheduler = Scheduler(name="service")
+        self._main: Generator[Any, Any, object] | None = None
+        self._error: BaseException | None = None
+        self._cancelled = False
+
+    def make_event(self) -> Stopping:
+        from dari.sync import Event
+
+        return Event()
+
+    def run(self, call: MainCall) -> object:
+        self._main = self._body(call)
+        task = self._scheduler.create_task(self._main, name="main")
+        task.add_done_callback(lambda _: self._scheduler.stop())
+        try:
+            while not task.done():
+                self._scheduler.run()
+            call.ended()
+            # As `dari.run`: what main leaves running is cancelled when it ends, and waited for.
+            self._scheduler.cancel("main has ended")
+            self._scheduler.run()
+        finally:
+            call.ended()
+        if self._error is not None:
+            raise self._error
+        if task.cancelled() and self._cancelled:
+            raise MainCancelled
+        return task.result()
+
+    def _body(self, call: MainCall) -> Generator[Any, Any, object]:
+        try:
+            return (yield from call.as_steps())
+        except Exception as error:  # noqa: BLE001 - observed here and raised by `run`, so it is not logged twice
+            self._error = error
+            return None
+
+    def post(self, fn: Callable[[], object]) -> None:
+        with contextlib.suppress(DariError):  # the scheduler has ended: whoever was to hear it is gone
+            self._scheduler.call_soon_threadsafe(fn)
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self.post(lambda: self._scheduler.cancel("the service is stopping"))
+
+    def stacks(self) -> str:
+        lines = [f"{task!r}\n" for task in self._scheduler.tasks]
+        suspended: Any = self._main
+        while suspended is not None:
+            # Generators and coroutines name the same two things differently; anything else ends the chain.
+            frame: FrameType | None = getattr(suspended, "gi_frame", getattr(suspended, "cr_frame", None))
+            suspended = getattr(suspended, "gi_yieldfrom", getattr(suspended, "cr_await", None))
+            if frame is not None:
+                lines += traceback.format_list(traceback.extract_stack(frame, limit=1))
+        return "".join(lines)

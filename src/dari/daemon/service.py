@@ -36,6 +36,15 @@ from dari.exceptions import ConfigError
 _LOGGER: Final = logging.getLogger("dari.daemon")
 _LONGEST_WORD: Final = 60_000  # of a traceback through the pipe; a recursion error's would not fit into any terminal
 
+_LIBRARY: Final = os.path.dirname(os.__file__)
+_NOT_THE_PROGRAM: Final = (
+    os.path.dirname(os.path.dirname(__file__)) + os.sep,
+    os.path.join(_LIBRARY, "asyncio"),
+    os.path.join(_LIBRARY, "importlib"),
+    "<frozen",
+    "uvloop/",  # as its compiled frames are called
+)
+
 
 class _Failure(Exception):  # noqa: N818 - it carries an exit code out, nobody handles it as an error
     def __init__(self, code: Exit, text: str) -> None:
@@ -285,20 +294,10 @@ def _agree(daemon: Daemon, settings: Settings) -> str:
 
 def _traceback(error: BaseException) -> str:
     """Return the traceback from the first line of the program on: what called it is not its author's business."""
-    here = os.path.dirname(__file__)
-    start: TracebackType | None = error.__traceback__
-    tb = start
-    while tb is not None and not _is_program(tb.tb_frame.f_code.co_filename, here):
+    tb: TracebackType | None = error.__traceback__
+    while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_NOT_THE_PROGRAM):
         tb = tb.tb_next
-    return "".join(traceback.format_exception(type(error), error, tb or start)).rstrip()
-
-
-def _is_program(filename: str, here: str) -> bool:
-    library = os.path.dirname(os.__file__)
-    inside = filename.startswith((here + os.sep, "<frozen"))
-    return not inside and not filename.startswith(
-        (os.path.join(library, "asyncio"), os.path.join(library, "importlib"))
-    )
+    return "".join(traceback.format_exception(type(error), error, tb or error.__traceback__)).rstrip()
 
 
 def _settle(settings: Settings, *, detached: bool) -> None:

@@ -24,7 +24,7 @@ import contextlib
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from types import FrameType
 from typing import Final
 
@@ -88,7 +88,7 @@ class Inbox:
             raise StartInterrupted
 
     @contextlib.contextmanager
-    def interrupting(self) -> Iterator[None]:
+    def interrupting(self) -> Generator[None, None, None]:
         """Let a stop raise `StartInterrupted` inside the block, as Ctrl-C does in plain Python.
 
         For the import of the program, where there is no main yet that could be cancelled.
@@ -118,7 +118,7 @@ class Inbox:
                 yield signum, count
 
     @contextlib.contextmanager
-    def borrow(self) -> Iterator[None]:
+    def borrow(self) -> Generator[None, None, None]:
         """Take the wakeup descriptor back from a running loop; every byte is handed on to it. Main thread only."""
         theirs = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         if theirs in (-1, self._writer):

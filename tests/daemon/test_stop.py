@@ -1,0 +1,325 @@
+"""`dari stop` and `restart`: one timeline, the right process and no other, and an end that is an end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+BLOCKED = """
+    import ctypes, os, threading, time, signal
+    async def main(ctx):
+        ctx.ready()
+        ctx.stopping
+        {}
+"""
+IN_PYTHON = "while True: pass"
+IN_SLEEP = "time.sleep(3600)"
+# A mutex locked twice: C code that lets the GIL go, never returns, and knows no EINTR.
+IN_C = "lib = ctypes.CDLL(None); m = ctypes.create_string_buffer(64); [lib.pthread_mutex_lock(m) for _ in range(2)]"
+
+
+def end_of(bench, until) -> str:
+    """Return the log once it holds the stacks of a forced exit."""
+    until(lambda: "leaving hard" in bench.log())
+    return bench.log()
+
+
+def test_graceful_stop_lets_main_finish(bench):
+    """stop sets ctx.stopping; main goes on to its own end."""
+    bench.program(
+        """
+        async def main(ctx):
+            ctx.ready()
+            await ctx.stopping.wait()
+            print("good night", ctx.stopping.is_set())
+        """
+    )
+    bench.start()
+
+    assert bench.dari("stop", "app.py:main").returncode == 0
+    assert "good night True\n" in bench.log()
+    assert "leaving hard" not in bench.log()
+
+
+def test_main_that_never_asked_is_cancelled_at_once(bench):
+    """A main that does not know ctx.stopping is not made to wait for a grace that it cannot use."""
+    bench.program(
+        """
+        import asyncio
+        async def main(ctx):
+            ctx.ready()
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                print("cleaned up")
+        """
+    )
+    bench.start("--stop-grace", "30")
+    began = time.monotonic()
+
+    assert bench.dari("stop", "app.py:main").returncode == 0
+    assert time.monotonic() - began < 10
+    assert "cleaned up\n" in bench.log()
+
+
+def test_main_that_overstays_its_grace_is_cancelled(bench):
+    """After stop_grace main is cancelled, and its `finally` still runs."""
+    bench.program(
+        """
+        import asyncio
+        async def main(ctx):
+            ctx.ready()
+            await ctx.stopping.wait()
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                print("cleaned up")
+        """
+    )
+    bench.start("--stop-grace", "0.3")
+
+    done = bench.dari("stop", "app.py:main", "--strict")
+
+    assert done.returncode == 0
+    assert "cleaned up\n" in bench.log()
+    assert "leaving hard" not in bench.log()
+
+
+def test_stop_before_ready(bench, until, gone):
+    """A TERM while main starts cancels it at once; `start` tells that it ended too early."""
+    bench.program("import asyncio\nasync def main(ctx):\n    await asyncio.sleep(3600)\n")
+    start = bench.popen("start", "app.py:main")
+    [pid] = until(bench.witnesses)
+
+    stopped = bench.dari("stop", "app.py:main")
+
+    assert stopped.returncode == 0
+    assert gone(pid)
+    assert start.wait(timeout=30) == 1
+    assert bench.status() == (3, "stopped")
+
+
+def test_stop_during_the_import(bench, until):
+    """A TERM while the program is being imported ends it there, as Ctrl-C would."""
+    bench.program("import time\ntime.sleep(3600)\nasync def main(ctx): ...\n")
+    start = bench.popen("start", "app.py:main")
+    until(bench.witnesses)
+    began = time.monotonic()
+
+    assert bench.dari("stop", "app.py:main").returncode == 0
+    assert start.wait(timeout=30) == 1
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("block", [IN_SLEEP, IN_C], ids=["sleep", "C"])
+def test_a_blocked_loop_leaves_hard_at_its_deadline(bench, until, block):
+    """When neither the event nor the cancel is heard, the service leaves by itself, with its stacks in the log."""
+    bench.program(BLOCKED.format(block))
+    bench.start("--stop-grace", "0.3")
+
+    done = bench.dari("stop", "app.py:main", "--strict", "--stop-grace", "5")
+
+    assert done.returncode == 0  # it left by itself: nobody had to kill it
+    log = end_of(bench, until)
+    assert "leaving hard: still running 2.3 s after SIGTERM" in log
+    assert "in main" in log
+    assert bench.status() == (3, "stopped")
+
+
+def test_stop_kills_who_ignores_term(bench):
+    """A service without a handler for TERM is killed at the end; --strict says 154, and the pidfile is clear."""
+    bench.program(
+        """
+        import signal
+        async def main(ctx):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            ctx.ready()
+            await ctx.stopping.wait()
+        """
+    )
+    pid = bench.start()
+
+    done = bench.dari("stop", "app.py:main", "--strict", "--json", "--stop-grace", "0.2")
+
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["killed"], answer["pid"]) == (154, True, pid)
+    assert bench.status() == (3, "stopped")
+
+
+@pytest.mark.parametrize("block", [IN_PYTHON, IN_SLEEP, IN_C], ids=["Python", "sleep", "C"])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_the_second_signal_forces_on_a_blocked_loop(bench, until, gone, block, signum):
+    """The second TERM (or INT) ends a service whose loop is blocked, and it dies of that very signal."""
+    bench.program(BLOCKED.format(block))
+    run = bench.popen("run", "app.py:main")
+    until(lambda: bench.status() == (0, "running"))
+
+    run.send_signal(signum)
+    until(lambda: bench.status() == (4, "stopping"))
+    assert run.poll() is None
+    run.send_signal(signum)
+
+    assert run.wait(timeout=30) == -signum
+    assert bench.status() == (3, "stopped")
+
+
+def test_one_term_and_one_int_do_not_force(bench, until):
+    """Signals of different kinds are not "the second one": a terminal sends INT to the group, a supervisor TERM."""
+    bench.program(
+        """
+        import asyncio
+        async def main(ctx):
+            ctx.ready()
+            await ctx.stopping.wait()
+            await asyncio.sleep(0.5)
+            print("finished", flush=True)
+        """
+    )
+    run = bench.popen("run", "app.py:main")
+    until(lambda: bench.status() == (0, "running"))
+
+    run.send_signal(signal.SIGTERM)
+    until(lambda: bench.status() == (4, "stopping"))
+    run.send_signal(signal.SIGINT)
+
+    assert run.communicate(timeout=30)[0] == "finished\n"
+    assert run.returncode == 0
+
+
+def test_quit_is_the_fast_stop(bench, until):
+    """QUIT cancels main at once, also one that asked for ctx.stopping."""
+    bench.program(
+        """
+        import asyncio
+        async def main(ctx):
+            ctx.ready()
+            await ctx.stopping.wait()
+            await asyncio.sleep(3600)
+        """
+    )
+    run = bench.popen("run", "app.py:main")
+    until(lambda: bench.status() == (0, "running"))
+    run.send_signal(signal.SIGQUIT)
+
+    assert run.wait(timeout=30) == 0
+
+
+def test_two_stops_send_one_term(bench, until):
+    """Of two `dari stop` at the same time only one signals (a second TERM would force); both wait for the end."""
+    bench.program(
+        """
+        import asyncio
+        async def main(ctx):
+            ctx.ready()
+            await ctx.stopping.wait()
+            await asyncio.sleep(0.7)
+            print("finished")
+        """
+    )
+    bench.start()
+    stops = [bench.popen("stop", "app.py:main") for _ in range(4)]
+
+    assert [stop.wait(timeout=30) for stop in stops] == [0, 0, 0, 0]
+    assert "finished\n" in bench.log()
+    assert "leaving hard" not in bench.log()
+
+
+def test_a_thread_that_never_ends_does_not_keep_the_process(bench, until):
+    """After main, threads have stop_grace to end; then the process leaves hard, with the exit code that it had."""
+    bench.program(
+        """
+        import threading, time
+        async def main(ctx):
+            ctx.ready()
+            threading.Thread(target=time.sleep, args=(3600,)).start()
+        """
+    )
+    run = bench.dari("run", "app.py:main", "--stop-grace", "0.3")
+
+    assert run.returncode == 0
+    assert "leaving hard: main has ended" in run.stderr
+    assert bench.status() == (3, "stopped")
+
+
+def test_a_forged_pidfile_never_gets_its_process_signalled(bench, bystander, start_time, boot_id):
+    """A pidfile that names a foreign process, even with its true start time, is dead: nobody holds the lock."""
+    bench.start()
+    bench.dari("stop", "app.py:main")
+    forgeries = [
+        f"{bystander.pid}\n",
+        f"{bystander.pid}\nstart={start_time(bystander.pid)}\nboot={boot_id}\nlock=0\nstate=running \n",
+        f"{bystander.pid}\nstart=1\nboot={boot_id}\nlock=0\nstate=running \n",
+    ]
+    for forgery in forgeries:
+        bench.pidfile.write_text(forgery)
+        code, state = bench.status()
+        assert (code, state) in ((1, "dead"), (3, "stopped"))
+        assert bench.dari("stop", "app.py:main").returncode == 0
+        assert bystander.poll() is None
+
+
+@pytest.mark.parametrize("start_offset", [0, 1], ids=["its true start time", "another start time"])
+def test_a_forged_pidfile_under_a_held_lock(bench, gone, bystander, start_time, boot_id, start_offset):
+    """The lock held, the record forged: the named process does not have this file open, or is not that one; 155."""
+    pid = bench.start()
+    start = start_time(bystander.pid) + start_offset
+    true = bench.pidfile.read_bytes()
+    bench.pidfile.write_text(f"{bystander.pid}\nstart={start}\nboot={boot_id}\nlock=0\nstate=running \n")
+
+    assert bench.status() == (4, "orphaned")
+    assert bench.dari("stop", "app.py:main").returncode == 155
+    assert bench.dari("start", "app.py:main").returncode == 155
+    assert bystander.poll() is None
+    assert not gone(pid, timeout=0)
+    bench.pidfile.write_bytes(true)
+    assert bench.status() == (0, "running")
+
+
+def test_the_start_time_is_checked_even_when_the_file_is_open(bench, gone):
+    """A reused pid: the record's pid lives and has the pidfile open, but started at another time. Not signalled."""
+    pid = bench.start()
+    true = bench.pidfile.read_text()
+    lines = true.splitlines()
+    lines[1] = f"start={int(lines[1].removeprefix('start=')) + 1}"
+    bench.pidfile.write_text("\n".join(lines) + "\n")
+
+    assert bench.status() == (4, "orphaned")
+    assert bench.dari("stop", "app.py:main").returncode == 155
+    assert not gone(pid, timeout=0)
+    bench.pidfile.write_text(true)
+    assert bench.dari("stop", "app.py:main").returncode == 0
+
+
+def test_restart(bench, gone):
+    """restart ends the one and starts the other."""
+    first = bench.start()
+
+    assert bench.dari("restart", "app.py:main").returncode == 0
+    assert bench.status() == (0, "running")
+    assert bench.witnesses()[0] == first
+    assert gone(first, timeout=0)
+
+
+def test_restart_of_a_stopped_one_starts_it(bench):
+    """restart of what does not run is a start."""
+    assert bench.dari("restart", "app.py:main").returncode == 0
+    assert bench.status() == (0, "running")
+
+
+def test_restart_checks_before_it_stops(bench):
+    """Broken configuration or a broken program leave the running service alone."""
+    pid = bench.start()
+    config = bench.config("[daemon]\nnmae = 'x'\n")
+    bench.program("import nowhere_to_be_found\n")
+
+    bad_config = bench.dari("restart", "app.py:main", "-c", config)
+    bad_target = bench.dari("restart", "app.py:main")
+
+    assert (bad_config.returncode, bad_target.returncode) == (6, 5)
+    assert "nowhere_to_be_found" in bad_target.stderr
+    assert bench.status() == (0, "running")
+    assert json.loads(bench.dari("status", "app.py:main", "--json").stdout)["pid"] == pid
