@@ -186,7 +186,7 @@ class Scheduler:
 
     def _close(self) -> None:
         self._closed = True
-        self._own.close()
+        self._own.mailbox.close()
         if self._guest is not None:
             self._guest.close()
 

@@ -279,6 +279,27 @@ def test_waits_for_descriptors(run):
     assert run(main) == b"HELLO"
 
 
+def test_a_descriptor_number_that_is_used_again_is_watched_anew(run):
+    """A cancelled wait, a close, and a new socket under the same number: its readiness is not missed."""
+
+    def main():
+        for _ in range(3):
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                number = ours.fileno()
+                with dari.move_on_after(0.002):
+                    yield dari.wait_readable(ours)
+                theirs.send(b"x")
+                with dari.timeout(5):
+                    yield dari.wait_readable(ours)
+            numbers.add(number)
+
+    numbers = set()
+    run(main)
+
+    assert len(numbers) < 3
+
+
 def test_one_waiter_per_descriptor_and_direction(run):
     """A second one is told so, and harms nobody."""
 
@@ -316,7 +337,7 @@ def test_ten_thousand_posts_from_threads_all_arrive(run):
         def poster(number):
             for index in range(posts):
                 post(lambda number=number, index=index: got[number].append(index))
-            post(lambda: ended())
+            post(ended)
 
         def ended():
             nonlocal left

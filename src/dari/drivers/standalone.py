@@ -1,15 +1,17 @@
-"""The driver that owns its thread: it waits with a selector, and other threads wake it through a pair of sockets.
+"""The driver that owns its thread: it waits with a selector, and other threads wake it through a pipe.
 
-Neither is made before the first wait: a program that never waits costs no descriptor. Making them lazily is safe,
-because a poster appends before it looks for the socket, and the driver makes the socket before it looks at the mailbox.
+Neither is made before the first wait: a program that never waits costs no descriptor. Making the pipe lazily is safe,
+because a poster appends before it looks for the pipe, and the driver makes the pipe before it looks at the mailbox. It
+is closed when nobody holds the waker any more, not at some chosen moment: a thread that is just about to write
+would else write into whatever got the number next.
 """
 
 from __future__ import annotations
 
+import os
 import selectors
-import socket
 import time
-from typing import TYPE_CHECKING, Any, NoReturn, final
+from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 
 from dari._kernel.contract import FINISHED, MORE, Direction, Idle
 from dari.drivers.mailbox import Mailbox
@@ -32,16 +34,53 @@ _EVENTS: dict[Direction, int] = {"read": selectors.EVENT_READ, "write": selector
 
 
 @final
+class _Waker:
+    """Wakes the one thread that selects on `reading`."""
+
+    __slots__ = ("_writing", "reading")
+
+    def __init__(self) -> None:
+        self.reading = self._writing = -1
+
+    def open(self) -> None:
+        """On the thread to be woken, before it waits."""
+        self.reading, writing = os.pipe()
+        os.set_blocking(self.reading, False)
+        os.set_blocking(writing, False)
+        self._writing = writing
+
+    def wake(self) -> None:
+        """From any thread or signal handler."""
+        if self._writing >= 0:
+            try:
+                os.write(self._writing, b"\0")
+            except BlockingIOError:
+                pass  # full: it will wake up anyway
+
+    def drain(self) -> None:
+        try:
+            while os.read(self.reading, 4096):
+                pass
+        except BlockingIOError:
+            pass
+
+    def __del__(self) -> None:
+        if self.reading >= 0:
+            os.close(self.reading)
+            os.close(self._writing)
+
+
+@final
 class Standalone:
     """Drives a kernel on the calling thread, for as long as `drive` is asked to."""
 
     clock = staticmethod(time.monotonic)
 
     def __init__(self) -> None:
-        self.mailbox = Mailbox(self._wake)
+        self._waker: Final = _Waker()
+        self.mailbox: Final = Mailbox(self._waker.wake)
         self._stopped = False
         self._selector: selectors.BaseSelector | None = None
-        self._sockets: tuple[socket.socket, socket.socket] | None = None
 
     # ---- what the kernel asks ----------------------------------------------------------------------------------
 
@@ -94,26 +133,13 @@ class Standalone:
     def stop(self) -> None:
         """From any task, thread or signal handler: let the present `drive` (or the next) end with False."""
         self._stopped = True
-        self._wake()
-
-    def close(self) -> None:
-        """Let nothing more in, and give the descriptors back."""
-        self.mailbox.close()
-        if self._selector is not None:
-            self._selector.close()
-        for end in self._sockets or ():
-            end.close()
-        self._selector = self._sockets = None
+        self._waker.wake()
 
     # ---- waiting -----------------------------------------------------------------------------------------------
 
     def _wait(self, kernel: Kernel, need: Idle, deadline: float | None) -> None:
-        if self._sockets is None:
-            self._sockets = ours, theirs = socket.socketpair()
-            ours.setblocking(False)
-            theirs.setblocking(False)
-            self._selector = selectors.DefaultSelector()
-            self._selector.register(ours, selectors.EVENT_READ)
+        if self._waker.reading < 0:
+            self._waker.open()
         if self.mailbox or self._stopped:
             return
         earliest = min((when for when in (need.deadline, deadline) if when is not None), default=None)
@@ -127,39 +153,25 @@ class Standalone:
         selector = self._selector
         if selector is None:
             selector = self._selector = selectors.DefaultSelector()
-        wanted: dict[int, int] = {}
-        for fd, direction in kernel.watching:
-            wanted[fd] = wanted.get(fd, 0) | _EVENTS[direction]
-        waker = self._sockets[0].fileno() if self._sockets is not None else -1
+        wanted: dict[int, tuple[int, list[object]]] = {}
+        if self._waker.reading >= 0:
+            wanted[self._waker.reading] = (selectors.EVENT_READ, [])
+        for (fd, direction), wait in kernel.watching.items():
+            events, waits = wanted.get(fd, (0, []))
+            wanted[fd] = (events | _EVENTS[direction], [*waits, wait])
+        # Registered is who waits, not which number: a number that was closed meanwhile, and given out again, belongs to
+        # something else, which epoll has never heard of.
         for key in list(selector.get_map().values()):
-            if key.fd != waker and key.fd not in wanted:
-                selector.unregister(key.fileobj)
-        for fd, events in wanted.items():
-            known = selector.get_map().get(fd)
-            if known is None:
-                selector.register(fd, events)
-            elif known.events != events:
-                selector.modify(fd, events)
+            if wanted.get(key.fd) == (key.events, key.data):
+                del wanted[key.fd]
+            else:
+                selector.unregister(key.fd)
+        for fd, (events, waits) in wanted.items():
+            selector.register(fd, events, waits)
         ready: list[tuple[int, Direction]] = []
         for key, events in selector.select(timeout):
-            if key.fd == waker:
-                self._drain()
+            if key.fd == self._waker.reading:
+                self._waker.drain()
             else:
                 ready.extend((key.fd, direction) for direction, event in _EVENTS.items() if events & event)
         return ready
-
-    def _wake(self) -> None:
-        sockets = self._sockets
-        if sockets is not None:
-            try:
-                sockets[1].send(b"\0")
-            except OSError:
-                pass  # full: it will wake up anyway; closed: it has ended
-
-    def _drain(self) -> None:
-        assert self._sockets is not None
-        try:
-            while self._sockets[0].recv(4096):
-                pass
-        except BlockingIOError:
-            pass

@@ -1,0 +1,312 @@
+"""The scheduler by itself: `run`, `Scheduler.run`, `schedule`, `stop`, and Ctrl-C in a real process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import dari
+
+
+def sleeper(log, name="sleeper"):
+    try:
+        yield dari.sleep(60)
+    finally:
+        log.append(name)
+
+
+def test_run_cancels_what_main_left_behind():
+    """Main's result comes after the tasks that it left have ended."""
+    log = []
+
+    def main():
+        dari.create_task(sleeper, log)
+        yield
+        return "result"
+
+    assert dari.run(main) == "result"
+    assert log == ["sleeper"]
+
+
+def test_run_cancels_what_main_left_behind_when_it_fails():
+    """Main's error comes after the tasks that it left have ended."""
+    log = []
+
+    def main():
+        dari.create_task(sleeper, log)
+        yield
+        raise ValueError("main")
+
+    with pytest.raises(ValueError, match="main"):
+        dari.run(main)
+    assert log == ["sleeper"]
+
+
+def test_run_timeout():
+    """At the timeout main is cancelled, cleans up, and TimeoutError is raised."""
+    log = []
+
+    with pytest.raises(TimeoutError, match=r"0\.01 seconds"):
+        dari.run(sleeper, log, timeout=0.01)
+    assert log == ["sleeper"]
+
+
+def test_run_takes_generators_and_coroutines_and_functions_that_make_them():
+    """Four spellings of main."""
+
+    def generator(x):
+        yield
+        return x
+
+    async def coroutine(x):
+        await dari.checkpoint()
+        return x
+
+    assert [dari.run(generator, 1), dari.run(generator(2)), dari.run(coroutine, 3), dari.run(coroutine(4))] == [
+        1,
+        2,
+        3,
+        4,
+    ]
+
+
+def test_a_main_that_is_cancelled_is_told_apart():
+    """Somebody cancelled main: `run` raises TaskCancelledError with the reason."""
+
+    def main():
+        dari.current_task().cancel("because")
+        yield
+
+    with pytest.raises(dari.TaskCancelledError, match="because"):
+        dari.run(main)
+
+
+def test_run_does_not_report_what_it_raises(caplog):
+    """Main's failure is raised, so it is not logged too."""
+
+    def main():
+        yield
+        raise ValueError
+
+    with caplog.at_level(logging.DEBUG, "dari"), pytest.raises(ValueError):
+        dari.run(main)
+    assert caplog.records == []
+
+
+def test_coroutines_of_asyncio_are_refused_with_the_way_out():
+    """Standalone, a coroutine or asyncio future that is yielded is an error in the task."""
+
+    async def coroutine():
+        pass
+
+    def main():
+        made = coroutine()
+        try:
+            yield made
+        except TypeError as error:
+            return str(error)
+        finally:
+            made.close()
+
+    assert "arun" in dari.run(main)
+
+
+def test_scheduler_run_gives_true_at_the_end_and_logs_failures(caplog):
+    """`Scheduler.run` returns when all tasks have ended; failures are logged, once each."""
+    scheduler = dari.Scheduler()
+
+    def fails():
+        yield
+        raise ValueError("logged")
+
+    task = scheduler.create_task(fails)
+    with caplog.at_level(logging.ERROR, "dari"):
+        finished = scheduler.run()
+
+    assert (finished, task.state, len(caplog.records)) == (True, dari.TaskState.FAILED, 1)
+    assert "ValueError: logged" in caplog.text
+
+
+def test_scheduler_run_gives_false_at_its_timeout_and_can_go_on():
+    """A timeout of `Scheduler.run` cancels nothing."""
+    scheduler = dari.Scheduler()
+
+    def work():
+        yield dari.sleep(0.02)
+        return "done"
+
+    task = scheduler.create_task(work)
+
+    assert scheduler.run(timeout=0.001) is False
+    assert task.state is dari.TaskState.WAITING
+    assert scheduler.run() is True
+    assert task.result() == "done"
+
+
+def test_schedule_runs_one_step():
+    """`schedule` takes one step of one task, and tells when nothing could run."""
+    scheduler = dari.Scheduler()
+    steps = []
+
+    def work(name):
+        steps.append((name, 1))
+        yield
+        steps.append((name, 2))
+
+    scheduler.create_task(work, "a")
+    scheduler.create_task(work, "b")
+    results = [scheduler.schedule() for _ in range(5)]
+
+    assert steps == [("a", 1), ("b", 1), ("a", 2), ("b", 2)]
+    assert results == [True] * 4 + [False]
+
+
+def test_schedule_does_not_wait():
+    """A sleeping task is not ready."""
+    scheduler = dari.Scheduler()
+    scheduler.create_task(sleeper, [])
+
+    assert [scheduler.schedule(), scheduler.schedule()] == [True, False]
+    scheduler.cancel()
+    assert scheduler.run() is True
+
+
+@pytest.mark.parametrize("how", ["task", "thread", "signal"])
+def test_stop_from_anywhere(how):
+    """`stop` ends `run` with False, from a task, another thread or a signal handler; `run` can be called again."""
+    scheduler = dari.Scheduler()
+    log = []
+    scheduler.create_task(sleeper, log)
+    before = signal.signal(signal.SIGUSR1, lambda *_: scheduler.stop())
+
+    def stops():
+        yield dari.sleep(0.01)
+        if how == "task":
+            scheduler.stop()
+        elif how == "thread":
+            threading.Thread(target=scheduler.stop).start()
+        else:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    try:
+        scheduler.create_task(stops)
+        stopped = scheduler.run()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+    assert (stopped, log) == (False, [])
+    scheduler.cancel()
+    assert (scheduler.run(), log) == (True, ["sleeper"])
+
+
+def test_a_thread_wakes_a_scheduler_that_waits_for_nothing():
+    """`call_soon_threadsafe` reaches a scheduler that sleeps without a deadline."""
+    scheduler = dari.Scheduler()
+    event = dari.Event()
+
+    def waits():
+        yield event.wait()
+        return "woken"
+
+    def post():
+        ready.wait()
+        scheduler.call_soon_threadsafe(event.set)
+
+    ready = threading.Event()
+    thread = threading.Thread(target=post)
+    thread.start()
+    task = scheduler.create_task(waits)
+    scheduler.call_soon_threadsafe(ready.set)
+
+    assert scheduler.run(timeout=10) is True
+    thread.join()
+    assert task.result() == "woken"
+
+
+def test_max_tasks():
+    """A full scheduler refuses, and says how many it holds."""
+    scheduler = dari.Scheduler(max_tasks=1)
+    scheduler.create_task(sleeper, [])
+    refused = sleeper([])
+
+    with pytest.raises(dari.SchedulerFull, match="1 tasks"):
+        scheduler.create_task(refused)
+    scheduler.cancel()
+    assert scheduler.run() is True
+
+
+def test_stats_add_up():
+    """Every task is counted once at its end."""
+    scheduler = dari.Scheduler()
+
+    def ends(how):
+        yield
+        if how == "fail":
+            raise ValueError
+        if how == "cancel":
+            dari.current_task().cancel()
+            yield
+
+    for how in ("complete", "complete", "fail", "cancel"):
+        scheduler.create_task(ends, how)
+    scheduler.create_task(sleeper, [], priority=5)
+    scheduler.run(timeout=0.01)
+    stats = scheduler.stats()
+
+    assert (stats.created, stats.completed, stats.failed, stats.cancelled) == (5, 2, 1, 1)
+    assert (stats.ready, stats.waiting, stats.priorities) == (0, 1, {5: 1})
+    assert stats.switches == 2 * 3 + 3 + 1
+    assert "alive at priority 5" in str(stats)
+    scheduler.cancel()
+    scheduler.run()
+
+
+CTRL_C = """
+import dari, os, signal, sys
+
+def main():
+    try:
+        print("ready", flush=True)
+        yield dari.sleep(60)
+    finally:
+        with dari.CancelScope(shield=True):
+            print("cleaning up", flush=True)
+            yield dari.sleep({cleanup})
+        print("cleaned up", flush=True)
+
+try:
+    dari.run(main)
+except KeyboardInterrupt:
+    print("KeyboardInterrupt", signal.getsignal(signal.SIGINT) is signal.default_int_handler, flush=True)
+"""
+
+
+def start_ctrl_c(cleanup):
+    process = subprocess.Popen(
+        [sys.executable, "-c", CTRL_C.format(cleanup=cleanup)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "cleaning up\n"
+    return process
+
+
+def test_ctrl_c_lets_main_clean_up():
+    """The first Ctrl-C cancels main between two steps; its cleanup runs, and KeyboardInterrupt comes after it."""
+    process = start_ctrl_c(cleanup=0.01)
+
+    assert process.communicate(timeout=20)[0] == "cleaned up\nKeyboardInterrupt True\n"
+
+
+def test_the_second_ctrl_c_is_hard():
+    """Whoever presses twice does not wait for the cleanup."""
+    process = start_ctrl_c(cleanup=60)
+    process.send_signal(signal.SIGINT)
+
+    assert "KeyboardInterrupt True" in process.communicate(timeout=20)[0]
