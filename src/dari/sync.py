@@ -11,7 +11,7 @@ of the loop whose guest it is).
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
 from dari._kernel.contract import Operation
@@ -32,7 +32,8 @@ class Waiters:
     __slots__ = ("_by_priority",)
 
     def __init__(self) -> None:
-        self._by_priority: dict[int, dict[Wait, Any]] = {}
+        # OrderedDict: the first of a plain dict is found by walking over all that were taken out before it.
+        self._by_priority: dict[int, OrderedDict[Wait, Any]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._by_priority)
@@ -51,14 +52,16 @@ class Waiters:
                 del self._by_priority[priority]
             return True
 
-        self._by_priority.setdefault(priority, {})[task.block(what, leave)] = item
+        waiting = self._by_priority.get(priority)
+        if waiting is None:
+            waiting = self._by_priority[priority] = OrderedDict()
+        waiting[task.block(what, leave)] = item
 
     def pop(self) -> tuple[Wait, Any]:
         """The next to be served, and the item it came with."""
         priority = min(self._by_priority)
         waiting = self._by_priority[priority]
-        wait = next(iter(waiting))
-        item = waiting.pop(wait)
+        wait, item = waiting.popitem(last=False)
         if not waiting:
             del self._by_priority[priority]
         return wait, item
@@ -158,7 +161,7 @@ class Queue(Generic[T]):
         if self._putters:
             wait, waiting_item = self._putters.pop()
             self._items.append(waiting_item)
-            wait.wake()
+            wait.wake(Value(None))  # its item is in: a cancel that comes now comes after the put
         return item
 
     def put(self, item: T) -> Operation[None]:
@@ -196,7 +199,7 @@ class _Put(Operation[None], Generic[T]):
         except QueueFull:
             self._queue._putters.block(task, self, self._item)
         else:
-            task.resume()
+            task.resume(None)
 
 
 @final

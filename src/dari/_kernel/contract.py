@@ -44,6 +44,10 @@ MORE: Final = Verdict.MORE
 FINISHED: Final = Verdict.FINISHED
 
 
+UNCHANGED: Final[Any] = object()
+"""The default of `Waiter.resume`."""
+
+
 @final
 class Idle:
     """Nothing can run: wait until `deadline` (None: for ever), or one of the descriptors in `watching` is ready."""
@@ -102,7 +106,11 @@ class Wait(Protocol):
     def priority(self) -> int: ...
 
     def wake(self, outcome: Outcome[Any] | None = None) -> bool:
-        """Let the task go on with `outcome` (None: the value None). False: too late, it was woken already."""
+        """Let the task go on with `outcome`. False: too late, it was woken already.
+
+        None: with the value None, but nothing has changed hands, and a cancel that comes before the task runs may take
+        its place. A `Value`, even of None, reaches the task whatever comes.
+        """
         ...
 
 
@@ -127,8 +135,12 @@ class Waiter(Protocol):
     @property
     def kernel(self) -> Doors: ...
 
-    def resume(self, value: Any = None) -> None:
-        """It was done at once; the task steps aside before it goes on, so that a loop over one cannot overtake."""
+    def resume(self, value: Any = UNCHANGED) -> None:
+        """It was done at once; the task steps aside before it goes on, so that a loop over one cannot overtake.
+
+        `resume(value)`: something has changed hands, and a cancel that comes meanwhile waits for the `yield` after this
+        one, even if `value` is None. `resume()`: nothing has, and the cancel may take its place.
+        """
         ...
 
     def fail(self, error: BaseException) -> None:

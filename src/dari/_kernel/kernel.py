@@ -42,6 +42,7 @@ class Kernel:
     __slots__ = (
         "_advancing",
         "_beginnings",
+        "_doomed",
         "_escaping",
         "_lanes",
         "cancelled",
@@ -82,6 +83,7 @@ class Kernel:
         self.unobserved_count = 0
         self._lanes: Lanes[Task[Any]] = Lanes(starvation_limit, seed)
         self._advancing = False
+        self._doomed: list[Task[Any]] = []
         self._escaping: BaseException | None = None
         self._beginnings = Beginnings()
 
@@ -297,7 +299,7 @@ class Kernel:
             if isinstance(outcome.error, (KeyboardInterrupt, SystemExit)):
                 self._escaping = outcome.error
                 self._lanes.burst.clear()
-            elif listeners is None and callbacks is None:
+            elif not listeners and not callbacks:
                 self.unobserved_count += 1
                 if len(self.unobserved) < _KEPT_FAILURES:
                     self.unobserved[task] = None
@@ -350,7 +352,7 @@ class Kernel:
             task._context.run(chain_priority.set, priority)
 
     def _move(self, task: Task[Any]) -> None:
-        """The first bare yield after a change of priority. Only of the lane that a task was taken from the burst takes care."""
+        """The first bare yield after a change of priority: `served` looks only at the lane that a task was taken from."""
         aside = task._lane.aside
         assert aside is not None
         task._requeue = aside.queue.append
@@ -376,6 +378,16 @@ class Kernel:
             function(*args)
         except Exception as error:  # noqa: BLE001 - reported, and the kernel goes on
             self.driver.report(f"{function!r}, called by the scheduler, failed", error)
+
+    def cancel_awaited(self, task: Task[Any]) -> None:
+        """Cancel a task whose waiter was cancelled. It may wait for a third one: a long chain must not recurse."""
+        self._doomed.append(task)
+        if len(self._doomed) == 1:
+            try:
+                for doomed in self._doomed:  # grows meanwhile
+                    doomed.cancel("the task that waited for it was cancelled")
+            finally:
+                self._doomed.clear()
 
     def cancel(self, reason: object = None) -> None:
         """Cancel every task."""

@@ -94,7 +94,10 @@ class Checkpoint(Operation[T_co]):
         return "checkpoint()"
 
     def begin(self, task: Any) -> None:
-        task.resume(self._value)
+        if self._value is None:
+            task.resume()
+        else:
+            task.resume(self._value)
 
 
 @final
@@ -107,7 +110,7 @@ class Shield(Operation[T_co]):
         self._task: Final = task
 
     def __repr__(self) -> str:
-        return f"shield({self._task!r})"
+        return f"shield({self._task.label})"
 
     def begin(self, task: Any) -> None:
         join(self._task, task, owns=False)

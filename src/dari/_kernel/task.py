@@ -21,7 +21,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 from weakref import ref
 
-from dari._kernel.contract import Operation
+from dari._kernel.contract import UNCHANGED, Operation
 from dari._kernel.outcome import Error, Outcome, Steppable, Value
 from dari._kernel.scope import CancelScope, cancelled_by
 from dari.exceptions import Cancelled, TaskCancelledError
@@ -189,8 +189,17 @@ class Task(Operation[T_co]):
     # ---- what there is to know -------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        what = f" on {self._wait.what!r}" if self._wait is not None else ""
-        return f"<Task {self.id} {self.name!r} {self.state.value}{what}>"
+        on = ""
+        if self._wait is not None:
+            what = self._wait.what
+            # Not the whole repr of a task: that one may wait for another, and the last one for this.
+            on = f" on {what.label if isinstance(what, Task) else repr(what)}"
+        return f"<Task {self.id} {self.name!r} {self.state.value}{on}>"
+
+    @property
+    def label(self) -> str:
+        """Which task it is, in few words."""
+        return f"task {self.id} {self.name!r}"
 
     @property
     def name(self) -> str:
@@ -295,8 +304,8 @@ class Task(Operation[T_co]):
 
     # ---- the side that the kernel, operations and scopes see -------------------------------------------------
 
-    def resume(self, value: Any = None) -> None:
-        if value is not None:
+    def resume(self, value: Any = UNCHANGED) -> None:
+        if value is not UNCHANGED:
             self._pending = Value(value)
         self.kernel.step_aside(self)
 
@@ -383,7 +392,7 @@ def join(target: Task[Any], task: Any, *, owns: bool) -> None:
 
     def undo(wait: TaskWait) -> bool:
         if owns:
-            target.cancel("the task that waited for it was cancelled")
+            target.kernel.cancel_awaited(target)
             return False
         assert target._on_end is not None
         target._on_end.remove(ended)
