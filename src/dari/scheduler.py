@@ -305,8 +305,9 @@ def run(
         try:
             driver.drive(kernel, until=task.done)
         finally:
-            kernel.cancel("main has ended")
-            driver.drive(kernel)
+            if not interrupts.hard:
+                kernel.cancel("main has ended")
+                driver.drive(kernel)
             scheduler._close()
     if task.cancelled():
         if interrupts.came:
@@ -345,7 +346,7 @@ class _Interrupts:
     """
 
     def __init__(self, driver: Standalone, task: Task[Any]) -> None:
-        self.came = False
+        self.came = self.hard = False
         self._driver = driver
         self._task = task
         self._set = False
@@ -361,6 +362,7 @@ class _Interrupts:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.came:
+            self.hard = True
             signal.default_int_handler(number, frame)
         self.came = True
         self._driver.post(lambda: self._task.cancel("Ctrl-C"))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -287,26 +288,29 @@ except KeyboardInterrupt:
 """
 
 
-def start_ctrl_c(cleanup):
-    process = subprocess.Popen(
-        [sys.executable, "-c", CTRL_C.format(cleanup=cleanup)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
-    assert process.stdout.readline() == "cleaning up\n"
-    return process
+@contextmanager
+def after_ctrl_c(cleanup):
+    """A process that was told to stop by Ctrl-C, and is at its cleanup, which takes `cleanup` seconds."""
+    code = CTRL_C.format(cleanup=cleanup)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "cleaning up\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def test_ctrl_c_lets_main_clean_up():
     """The first Ctrl-C cancels main between two steps; its cleanup runs, and KeyboardInterrupt comes after it."""
-    process = start_ctrl_c(cleanup=0.01)
-
-    assert process.communicate(timeout=20)[0] == "cleaned up\nKeyboardInterrupt True\n"
+    with after_ctrl_c(cleanup=0.01) as process:
+        assert process.communicate(timeout=20)[0] == "cleaned up\nKeyboardInterrupt True\n"
 
 
 def test_the_second_ctrl_c_is_hard():
     """Whoever presses twice does not wait for the cleanup."""
-    process = start_ctrl_c(cleanup=60)
-    process.send_signal(signal.SIGINT)
+    with after_ctrl_c(cleanup=60) as process:
+        process.send_signal(signal.SIGINT)
 
-    assert "KeyboardInterrupt True" in process.communicate(timeout=20)[0]
+        assert "KeyboardInterrupt True" in process.communicate(timeout=20)[0]

@@ -64,7 +64,7 @@ class AsyncioGuest:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_deadline = 0.0
         self._starting: list[Callable[[], object]] = []
-        self._watched: set[tuple[int, Direction]] = set()
+        self._watched: dict[tuple[int, Direction], object] = {}
         self._ready: list[tuple[int, Direction]] = []
         self._finished: asyncio.Future[None] | None = None
         self.mailbox = Mailbox(self._wake)
@@ -219,21 +219,25 @@ class AsyncioGuest:
     # ---- descriptors -------------------------------------------------------------------------------------------
 
     def _watch(self, need: Idle) -> None:
-        wanted = set(need.watching)
-        if wanted == self._watched:
-            return
-        loop = self.loop
-        for fd, direction in self._watched - wanted:
-            (loop.remove_reader if direction == "read" else loop.remove_writer)(fd)
-        for key in wanted - self._watched:
-            (loop.add_reader if key[1] == "read" else loop.add_writer)(key[0], self._became_ready, key)
-        self._watched = wanted
+        loop, watched, wanted = self.loop, self._watched, need.watching
+        # What is watched is a wait, not a number: a number that was closed and given out again is something else.
+        for key in [key for key, wait in watched.items() if wanted.get(key) is not wait]:
+            del watched[key]
+            _unwatch(loop, key)
+        for key, wait in wanted.items():
+            if key not in watched:
+                watched[key] = wait
+                (loop.add_reader if key[1] == "read" else loop.add_writer)(key[0], self._became_ready, key)
 
     def _became_ready(self, key: tuple[int, Direction]) -> None:
         self._ready.append(key)
-        self._watched.discard(key)
-        (self.loop.remove_reader if key[1] == "read" else self.loop.remove_writer)(key[0])
+        self._watched.pop(key, None)
+        _unwatch(self.loop, key)
         self.notify()
+
+
+def _unwatch(loop: asyncio.AbstractEventLoop, key: tuple[int, Direction]) -> None:
+    (loop.remove_reader if key[1] == "read" else loop.remove_writer)(key[0])
 
 
 @final

@@ -85,6 +85,7 @@ def wait_for_remote(remote: Ending[T]) -> Generator[Any, Any, T]:
     if cancelled is not None:
         # It ended by our own wish, or too late to matter: asyncio's rule is that a cancelled wait is cancelled.
         del outcome
+        remote.give_back()
         raise cancelled
     if outcome is None:
         raise remote.cancelled_error()
