@@ -65,7 +65,7 @@ class Deadlines:
             if alarm.alarm == sequence:
                 return when
             heappop(heap)
-            self._stale -= 1
+            self._popped_stale()
         return None
 
     def expire(self, now: float) -> None:
@@ -78,4 +78,8 @@ class Deadlines:
                 alarm.alarm = 0
                 alarm.expire()
             else:
-                self._stale -= 1
+                self._popped_stale()
+
+    def _popped_stale(self) -> None:
+        if self._stale:  # a scope in a generator that was collected becomes stale uncounted, in any thread
+            self._stale -= 1

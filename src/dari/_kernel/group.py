@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, TypeVarTuple, final
 
 from dari._kernel.contract import Operation
 from dari._kernel.outcome import Error
-from dari._kernel.scope import CancelScope
+from dari._kernel.scope import CancelScope, cancelled_by
 from dari.exceptions import Cancelled
 
 if TYPE_CHECKING:
@@ -64,8 +64,14 @@ class TaskGroup:
         name: str | None = None,
     ) -> Task[T]:
         """Start a child. RuntimeError before the block is entered and after it was left."""
-        if self._parent is None or self._left:
-            state = "was left already" if self._left else "was not entered"
+        if self._parent is None or self._left or self._raised is not None:
+            state = (
+                "was left already"
+                if self._left
+                else "was not entered"
+                if self._parent is None
+                else "has failed, and was joined"
+            )
             raise RuntimeError(f"{self!r} {state}: children are started inside `with TaskGroup() as group:`")
         task: Task[T] = self._parent.kernel.create_task(main, args, priority, name, self._scope, self._child_ended)
         self._children[task] = None
@@ -89,15 +95,20 @@ class TaskGroup:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         self._left = True
+        collected = isinstance(error, GeneratorExit) and self._parent.kernel.current is not self._parent
         caught = self._scope.__exit__(kind, error, traceback)
-        if isinstance(error, GeneratorExit):
+        if collected:
             return False
-        errors = self._take_errors()
         running = len(self._children)
         if running:
             self._scope._closed = False  # the body has left it, the children have not
             self._scope.cancel("the block of its task group was left")
+        as_it_is = isinstance(error, (GeneratorExit, KeyboardInterrupt, SystemExit))
+        if running or (as_it_is and self._errors):
             self._parent._owe(self)
+        if as_it_is:
+            return False
+        errors = self._take_errors()
         if error is None or caught:
             if errors:
                 raise grouped(errors) from None
@@ -178,7 +189,7 @@ class _Join(Operation[None]):
             else:
                 task.fail(error)
         else:
-            wait: TaskWait = task.block(self, _await_children)
+            wait: TaskWait = task.block(self, self._let_go)
 
             def emptied() -> None:
                 error = group._close() if self._raises else None
@@ -188,6 +199,13 @@ class _Join(Operation[None]):
                     wait.wake_done()
 
             group._emptied = emptied
+
+    def _let_go(self, _wait: object) -> bool:
+        """The undo: whoever waits owns. The children's end is awaited."""
+        if cancelled_by(self._group._scope) is None:  # else it was around the children too, and they know
+            for child in tuple(self._group._children):
+                child.cancel("the join of its task group was cancelled")
+        return False
 
 
 def _await_children(_: object) -> bool:

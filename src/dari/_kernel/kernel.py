@@ -18,6 +18,7 @@ from dari._kernel.contract import FINISHED, MORE, Direction, Driver, Idle, Need,
 from dari._kernel.deadlines import Deadlines
 from dari._kernel.group import grouped, settle_debts
 from dari._kernel.lanes import Lanes
+from dari._kernel.leftovers import checked
 from dari._kernel.outcome import Error, Outcome, Value, strip_frames
 from dari._kernel.penance import PATIENCE, Penance
 from dari._kernel.scope import cancelled_by
@@ -220,9 +221,14 @@ class Kernel:
             return
 
         def end(errors: list[BaseException]) -> None:
-            if errors and isinstance(outcome, Error) and not isinstance(outcome.error, Cancelled):
-                errors = [outcome.error, *errors]
-            self._finish(task, Error(grouped(errors)) if errors else outcome)
+            if not errors:
+                self._finish(task, outcome)
+            elif isinstance(outcome, Error) and isinstance(outcome.error, (KeyboardInterrupt, SystemExit)):
+                self.driver.report(f"children of {task!r} failed", grouped(errors))
+                self._finish(task, outcome)
+            else:
+                own = [outcome.error] if isinstance(outcome, Error) and not isinstance(outcome.error, Cancelled) else []
+                self._finish(task, Error(grouped([*own, *errors])))
 
         settle_debts(task, end)
 
@@ -275,8 +281,8 @@ class Kernel:
         return task
 
     def _finish(self, task: Task[Any], outcome: Outcome[Any]) -> None:
-        if task._wait is not None or (task._scope is not task._base and not self._at_root(task)):
-            outcome = self._left_open(task, outcome)
+        if task._scope is not None or isinstance(outcome, Error):
+            outcome = checked(task, outcome)
         task._outcome = outcome
         task._steps = None
         task._pending = None
@@ -309,23 +315,6 @@ class Kernel:
         for callback in callbacks or ():
             self.call(callback, task)
 
-    def _at_root(self, task: Task[Any]) -> bool:
-        return task._rare is not None and task._scope is task._rare.root
-
-    def _left_open(self, task: Task[Any], outcome: Outcome[Any]) -> Outcome[Any]:
-        """A task ended inside scopes that it entered by hand: take them down, and say so."""
-        root = task._base if task._rare is None or task._rare.root is None else task._rare.root
-        scope = task._scope
-        while scope is not None and scope is not root:
-            self.deadlines.clear(scope)
-            scope._unlink()
-            scope = scope._parent
-        left, task._scope = task._scope, root
-        error = RuntimeError(f"{task!r} ended without leaving {left!r}: enter scopes by `with` only")
-        if isinstance(outcome, Error):
-            error.__cause__ = outcome.error
-        return Error(error)
-
     # ---- what operations, scopes and the outside may ask --------------------------------------------------------
 
     def ready(self, task: Task[Any]) -> None:
@@ -352,7 +341,7 @@ class Kernel:
             task._context.run(chain_priority.set, priority)
 
     def _move(self, task: Task[Any]) -> None:
-        """The first bare yield after a change of priority: `served` looks only at the lane that a task was taken from."""
+        """The first bare yield after a change of priority. (`served` looks only at the lane that a task came from.)"""
         aside = task._lane.aside
         assert aside is not None
         task._requeue = aside.queue.append

@@ -70,7 +70,18 @@ Outcome = Value[T] | Error
 
 
 def strip_frames(traceback: TracebackType | None) -> TracebackType | None:
-    """`traceback` without the scheduler's own frames at its start: users see their code only."""
-    while traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").startswith("dari._kernel."):
+    """`traceback` without the scheduler's own frames: users see their code only."""
+    while traceback is not None and _ours(traceback):
         traceback = traceback.tb_next
+    last = traceback
+    while last is not None and (following := last.tb_next) is not None:
+        if _ours(following):  # `yield from operation`, say
+            last.tb_next = following.tb_next
+        else:
+            last = following
     return traceback
+
+
+def _ours(traceback: TracebackType) -> bool:
+    name: str = traceback.tb_frame.f_globals.get("__name__", "")
+    return name.startswith("dari._kernel.")

@@ -45,6 +45,10 @@ class Member(Protocol):
         """The running task entered or left a scope: what its next `yield` meets may have changed."""
         ...
 
+    def _released(self) -> None:
+        """The running task left a scope that was cancelled."""
+        ...
+
 
 def current_member(what: str) -> Any:
     """The task that runs now, or an error that names `what` needs one and how to get it."""
@@ -93,6 +97,8 @@ class CancelScope:
     )
 
     def __init__(self, *, deadline: float | None = None, shield: bool = False) -> None:
+        if deadline is not None and deadline != deadline:
+            raise ValueError("a deadline is a time on the scheduler's clock, not NaN")
         self.alarm = 0
         self.cancel_called = False
         self.cancelled_caught = False
@@ -186,6 +192,8 @@ class CancelScope:
                 return False
             self._refuse("in another task than the one that entered it")
         if task._scope is not self:
+            task.kernel.clear_deadline(self)
+            self._unlink()  # what runs on inside of the others shall not be cancelled by this one
             self._refuse("before a scope that was entered inside it (or after one around it)")
         task.kernel.clear_deadline(self)
         self._unlink()
@@ -199,6 +207,8 @@ class CancelScope:
                 caught = False
         self.cancelled_caught = caught
         task._remark()
+        if self.cancel_called:
+            task._released()
         return caught
 
     async def __aenter__(self) -> Self:

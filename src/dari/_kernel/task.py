@@ -124,7 +124,7 @@ class _Rare:
         self.callbacks: list[Callable[[Any], object]] | None = None
         self.patient = False  # it has waited for its next `Cancelled`
         self.face: Any = None  # what another loop's coroutines await: the driver's
-        self.swallowed = 0  # how often `Cancelled` was thrown in without a scope being left
+        self.swallowed = 0  # how often `Cancelled` was thrown in since no scope around it was cancelled
 
 
 @final
@@ -355,8 +355,14 @@ class Task(Operation[T_co]):
 
     def _remark(self) -> None:
         self._pending = self._mark()
+
+    def _released(self) -> None:
         if self._rare is not None:
-            self._rare.swallowed = 0
+            scope = self._scope
+            while scope is not None and (scope._closed or not scope.cancel_called):
+                scope = scope._parent
+            if scope is None:  # a shield does not count: under it the task rests, and will be cancelled again
+                self._rare.swallowed = 0
 
     def _interrupt(self) -> None:
         if self._outcome is not None or cancelled_by(self._scope) is None:
