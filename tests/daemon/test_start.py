@@ -351,17 +351,12 @@ def test_embedded_command_of_a_program_with_threads(bench):
         """
     )
     own = [sys.executable, str(bench.directory / "app.py")]
-    options = {
-        "cwd": bench.directory,
-        "env": bench.env,
-        "capture_output": True,
-        "text": True,
-        "timeout": 30,
-        "check": False,
-    }
-    started = subprocess.run([*own, "start"], **options)
-    status = subprocess.run([*own, "status", "--json"], **options)
-    stopped = subprocess.run([*own, "stop"], **options)
+
+    def run(command):
+        options = {"cwd": bench.directory, "env": bench.env, "capture_output": True, "text": True}
+        return subprocess.run([*own, command, "--json"], timeout=30, check=False, **options)
+
+    started, status, stopped = run("start"), run("status"), run("stop")
 
     assert (started.returncode, started.stderr) == (0, "")
     assert json.loads(status.stdout)["state"] == "running"

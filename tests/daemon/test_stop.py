@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 
@@ -115,10 +114,9 @@ def test_stop_during_the_import(bench, until):
     assert time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("block", [IN_SLEEP, IN_C], ids=["sleep", "C"])
-def test_a_blocked_loop_leaves_hard_at_its_deadline(bench, until, block):
+def test_a_blocked_loop_leaves_hard_at_its_deadline(bench, until):
     """When neither the event nor the cancel is heard, the service leaves by itself, with its stacks in the log."""
-    bench.program(BLOCKED.format(block))
+    bench.program(BLOCKED.format(IN_C))
     bench.start("--stop-grace", "0.3")
 
     done = bench.dari("stop", "app.py:main", "--strict", "--stop-grace", "5")
@@ -241,7 +239,7 @@ def test_a_thread_that_never_ends_does_not_keep_the_process(bench, until):
     run = bench.dari("run", "app.py:main", "--stop-grace", "0.3")
 
     assert run.returncode == 0
-    assert "leaving hard: main has ended" in run.stderr
+    assert "leaving hard: main has ended" in bench.log()
     assert bench.status() == (3, "stopped")
 
 
@@ -262,11 +260,10 @@ def test_a_forged_pidfile_never_gets_its_process_signalled(bench, bystander, sta
         assert bystander.poll() is None
 
 
-@pytest.mark.parametrize("start_offset", [0, 1], ids=["its true start time", "another start time"])
-def test_a_forged_pidfile_under_a_held_lock(bench, gone, bystander, start_time, boot_id, start_offset):
-    """The lock held, the record forged: the named process does not have this file open, or is not that one; 155."""
+def test_a_forged_pidfile_under_a_held_lock(bench, gone, bystander, start_time, boot_id):
+    """The lock held, the record true but for one thing: the named process does not have this file open. 155."""
     pid = bench.start()
-    start = start_time(bystander.pid) + start_offset
+    start = start_time(bystander.pid)
     true = bench.pidfile.read_bytes()
     bench.pidfile.write_text(f"{bystander.pid}\nstart={start}\nboot={boot_id}\nlock=0\nstate=running \n")
 

@@ -1,0 +1,204 @@
+"""What the kernel says about a service: its session, its terminal, its descriptors, its place. Read from /proc."""
+
+from __future__ import annotations
+
+import os
+import pty
+import resource
+import stat
+import subprocess
+import time
+
+import pytest
+
+
+def fields(pid: int) -> dict[str, int]:
+    with open(f"/proc/{pid}/stat") as file:
+        rest = file.read().rpartition(")")[2].split()
+    return dict(zip(("ppid", "pgrp", "session", "tty"), map(int, rest[1:5]), strict=True))
+
+
+def descriptors(pid: int) -> dict[int, str]:
+    return {int(fd): os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+
+
+def test_session_and_terminal(bench):
+    """Started under a terminal it has none, in a session of which it is not the leader, and outlives the terminal."""
+    master, slave = pty.openpty()
+    done = bench.dari("start", "app.py:main", stdin=slave, start_new_session=True)
+    os.close(slave)
+    os.close(master)
+
+    [pid] = bench.witnesses()
+    facts = fields(pid)
+    assert done.returncode == 0
+    assert facts["tty"] == 0
+    assert facts["session"] not in (pid, os.getsid(0))
+    assert facts["pgrp"] == facts["session"]
+    assert bench.status() == (0, "running")
+
+
+def test_nobody_else_stays(bench):
+    """Launcher and middle process are gone when start has returned: one process is left in the session."""
+    pid = bench.start()
+    session = fields(pid)["session"]
+    members = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            state = fields(int(name))
+            with open(f"/proc/{name}/cmdline") as file:
+                zombie = not file.read()
+        except OSError:
+            continue
+        if state["session"] == session and not zombie:
+            members.append(int(name))
+    assert members == [pid]
+
+
+def test_descriptors_are_an_allow_list(bench):
+    """With 200 inherited descriptors and a limit of 2**20 the start is quick, and none of them arrives."""
+    bench.program("import asyncio\nasync def main(ctx):\n    ctx.ready()\n    await ctx.stopping.wait()\n")
+    leaked = [os.open("/dev/zero", os.O_RDONLY) for _ in range(200)]
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = min(2**20, hard)
+    began = time.monotonic()
+    try:
+        done = bench.dari(
+            "start",
+            "app.py:main",
+            pass_fds=leaked,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard)),
+        )
+    finally:
+        for fd in leaked:
+            os.close(fd)
+    took = time.monotonic() - began
+
+    [pid] = bench.witnesses()
+    found = descriptors(pid)
+    log, lock = str(bench.logfile), str(bench.pidfile)
+    standard = [found.pop(0), found.pop(1), found.pop(2)]
+    kinds = sorted(name.partition(":")[0] for name in found.values())
+    assert done.returncode == 0
+    assert took < 5
+    assert standard == ["/dev/null", log, log]
+    # The lock, the log, our signal pipe (two ends); asyncio's epoll and its pair of sockets.
+    assert kinds == sorted([lock, log, "pipe", "pipe", "anon_inode", "socket", "socket"])
+
+
+def test_everything_but_the_standard_three_is_close_on_exec(bench):
+    """A child of the service gets 0, 1, 2 and nothing else: not the lock, not the log, not the pipes."""
+    bench.program(
+        """
+        import subprocess, sys
+        async def main(ctx):
+            ctx.ready()
+            subprocess.run([sys.executable, "-c", "import os; print(sorted(os.listdir('/proc/self/fd')))"],
+                           close_fds=False, check=True)
+            await ctx.stopping.wait()
+        """
+    )
+    bench.start()
+    bench.dari("stop", "app.py:main")
+
+    assert "['0', '1', '2', '3']\n" in bench.log()  # 3 is the listing itself
+
+
+def test_place_and_mask(bench):
+    """Its directory is /, its umask 027, its log readable by its group and by nobody else."""
+    pid = bench.start()
+    with open(f"/proc/{pid}/status") as file:
+        mask = next(line.split()[1] for line in file if line.startswith("Umask"))
+
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    assert mask == "0027"
+    assert stat.S_IMODE(bench.logfile.stat().st_mode) == 0o640
+    assert stat.S_IMODE(bench.pidfile.stat().st_mode) == 0o644
+
+
+def test_ps_names_the_service(bench):
+    """`ps` shows the service's name and TARGET, not `dari start`."""
+    pid = bench.start()
+    with open(f"/proc/{pid}/cmdline") as file:
+        arguments = file.read().split("\0")
+    with open(f"/proc/{pid}/comm") as file:
+        name = file.read()
+
+    assert "start" not in arguments
+    assert "app" in arguments
+    assert f"{bench.directory}/app.py:main" in arguments
+    assert name == "app\n"
+
+
+def test_closed_standard_descriptors(bench):
+    """Started with 0, 1 and 2 closed, nothing it prints lands in the pidfile or the log by accident."""
+    bench.program("async def main(ctx):\n    print('stray')\n    ctx.ready()\n    await ctx.stopping.wait()\n")
+    command = bench.command("start", "app.py:main")
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command],
+        cwd=bench.directory,
+        env=bench.env,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert bench.status() == (0, "running")
+    assert bench.pidfile.read_text().splitlines()[0] == str(bench.witnesses()[0])
+
+
+@pytest.mark.parametrize("kind", ["symlink", "fifo", "directory", "hard link"])
+def test_what_may_not_stand_at_the_pidfile(bench, kind):
+    """No symlink is followed, no fifo waited for; nothing but a regular file with one name is taken for a pidfile."""
+    bench.rundir.mkdir()
+    precious = bench.directory / "precious"
+    precious.write_text("data")
+    if kind == "symlink":
+        bench.pidfile.symlink_to(precious)
+    elif kind == "fifo":
+        os.mkfifo(bench.pidfile)
+    elif kind == "directory":
+        bench.pidfile.mkdir()
+    else:
+        bench.pidfile.hardlink_to(precious)
+
+    for command in ("start", "run", "stop"):
+        done = bench.dari(command, "app.py:main")
+        assert done.returncode == 1, (command, done)
+        assert str(bench.pidfile) in done.stderr
+    assert bench.witnesses() == []
+    assert precious.read_text() == "data"
+
+
+def test_a_directory_that_everybody_may_write_to(bench):
+    """A pidfile is not put where anybody could replace it."""
+    bench.rundir.mkdir()
+    bench.rundir.chmod(0o777)
+
+    done = bench.dari("start", "app.py:main")
+
+    assert done.returncode == 4
+    assert "everybody may write" in done.stderr
+
+
+def test_the_inode_of_the_pidfile_never_changes(bench):
+    """The pidfile is never unlinked nor replaced: two processes would lock two files of one name."""
+    bench.start()
+    inode = bench.pidfile.stat().st_ino
+    bench.dari("restart", "app.py:main")
+    bench.dari("stop", "app.py:main")
+    bench.start()
+
+    assert bench.pidfile.stat().st_ino == inode
+
+
+def test_a_log_that_is_a_symlink_is_refused(bench):
+    """A log path that leads elsewhere is refused, and the caller is told."""
+    precious = bench.directory / "precious"
+    precious.write_text("data")
+    bench.logfile.symlink_to(precious)
+
+    done = bench.dari("start", "app.py:main")
+
+    assert done.returncode == 1
+    assert "app.log" in done.stderr
+    assert precious.read_text() == "data"

@@ -1,0 +1,179 @@
+"""What a running service does with HUP, USR1, USR2, with signals that come early, and with those of its children."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+TALKER = """
+    import asyncio
+    import logging
+    async def main(ctx):
+        ctx.ready()
+        logging.warning("first")
+        while not ctx.stopping.is_set():
+            print(ctx.config["app"]["greeting"], flush=True)
+            await asyncio.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def talker(bench):
+    bench.program(TALKER)
+    bench.config("[app]\ntarget = 'app.py:main'\ngreeting = 'hello'\n")
+    return bench
+
+
+def test_hup_reopens_the_log_and_reads_the_configuration(talker, until):
+    """After a rename and a HUP everything goes to a new file of the old name: logging, stdout, and nothing is lost."""
+    pid = talker.start("-c", "dari.toml")
+    old = talker.directory / "app.log.1"
+    talker.logfile.rename(old)
+    talker.config("[app]\ntarget = 'app.py:main'\ngreeting = 'good day'\n")
+
+    os.kill(pid, signal.SIGHUP)
+
+    until(lambda: "good day\n" in talker.log())
+    assert "reloaded" in talker.log()
+    assert "WARNING root: first" in old.read_text()
+    assert set(old.read_text().splitlines()[2:]) == {"hello"}
+    assert talker.status() == (0, "running")
+
+
+@pytest.mark.parametrize("text", ["[app\n", "[daemon]\nnmae = 'x'\n", "[daemon]\numask = 'abc'\n"])
+def test_hup_with_an_invalid_file_changes_nothing(talker, until, text):
+    """A configuration that is not valid is refused in the log, and the old one stays."""
+    pid = talker.start("-c", "dari.toml")
+    config = talker.config(text)
+
+    os.kill(pid, signal.SIGHUP)
+
+    until(lambda: "the configuration stays as it was" in talker.log())
+    assert str(config) in talker.log()
+    until(lambda: talker.log().splitlines()[-1] == "hello")
+    assert talker.status() == (0, "running")
+
+
+def test_hup_when_the_log_cannot_be_opened(talker, until):
+    """When the log cannot be reopened the old file stays in use: a full or missing disk is no reason to die."""
+    pid = talker.start("-c", "dari.toml")
+    old = talker.directory / "app.log.1"
+    talker.logfile.rename(old)
+    os.mkfifo(talker.logfile)
+
+    os.kill(pid, signal.SIGHUP)
+
+    until(lambda: "the log stays where it was" in old.read_text())
+    assert talker.status() == (0, "running")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGUSR2])
+def test_usr_signals_do_not_kill(bench, until, signum):
+    """USR1 and USR2, whose default action kills, are logged."""
+    pid = bench.start()
+
+    os.kill(pid, signum)
+
+    until(lambda: f"{signum.name} is reserved" in bench.log())
+    assert bench.status() == (0, "running")
+
+
+def test_hup_during_the_start_does_not_kill(bench, until):
+    """Signals are held back from before the fork until the handlers exist: a HUP at any moment of the start is
+    survived."""
+    bench.program(
+        """
+        import asyncio
+        async def main(ctx):
+            await asyncio.sleep(0.2)
+            ctx.ready()
+            await ctx.stopping.wait()
+        """
+    )
+    start = bench.popen("start", "app.py:main")
+    # As soon as the pidfile has a first line, long before the fresh interpreter is up.
+    pid = int(until(lambda: bench.pidfile.exists() and bench.pidfile.read_text().partition("\n")[0]))
+    while start.poll() is None:
+        os.kill(pid, signal.SIGHUP)
+        os.kill(pid, signal.SIGUSR2)
+
+    assert start.returncode == 0
+    assert bench.status() == (0, "running")
+
+
+def test_ignored_signals_of_the_caller_are_not_inherited(bench):
+    """Under nohup HUP arrives ignored; the service listens to it all the same, and its children have defaults."""
+    bench.program(
+        """
+        import signal, subprocess, sys
+        async def main(ctx):
+            code = "import signal; print(signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM))"
+            print(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout, end="")
+            ctx.ready()
+            await ctx.stopping.wait()
+        """
+    )
+    done = bench.dari("start", "app.py:main", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+
+    assert done.stdout.splitlines()[0] == "0 0"
+
+
+def test_a_terminated_child_does_not_stop_the_service(bench, until, gone):
+    """A forked child has default dispositions and no share in the signal pipe: its TERM kills it, and only it."""
+    bench.program(
+        """
+        import os, time
+        async def main(ctx):
+            ctx.ready()
+            child = os.fork()
+            if child == 0:
+                time.sleep(60)
+                os._exit(0)
+            with open(os.environ["WITNESS"] + ".children", "w") as file:
+                file.write(f"{child}\\n")
+            await ctx.stopping.wait()
+        """
+    )
+    bench.start()
+    [child] = until(bench.children_of_services)
+    os.kill(child, signal.SIGTERM)
+
+    assert gone(child)
+    assert bench.status() == (0, "running")
+
+
+def test_a_storm_of_signals(bench, until):
+    """20 000 HUPs and a TERM at their end: the service stops, and stderr is not flooded."""
+    run = bench.popen("run", "app.py:main")
+    until(lambda: bench.status() == (0, "running"))
+    for _ in range(20_000):
+        os.kill(run.pid, signal.SIGHUP)
+    run.send_signal(signal.SIGTERM)
+
+    assert run.communicate(timeout=30) == ("", "")
+    assert run.returncode == 0
+    assert "Traceback" not in bench.log()
+
+
+def test_a_loop_with_its_own_signal_handlers(bench, until):
+    """A program that takes asyncio's signal machinery for a signal of its own does not take ours away."""
+    bench.program(
+        """
+        import asyncio, os, signal
+        async def main(ctx):
+            winch = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGWINCH, winch.set)
+            os.kill(os.getpid(), signal.SIGWINCH)
+            await winch.wait()
+            ctx.ready()
+            await ctx.stopping.wait()
+        """
+    )
+    for backend in ("asyncio", "uvloop"):
+        if backend == "uvloop":
+            pytest.importorskip("uvloop")
+        bench.start("--backend", backend)
+        assert bench.dari("stop", "app.py:main", "--strict").returncode == 0
+    assert "leaving hard" not in bench.log()
