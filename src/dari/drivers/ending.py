@@ -35,6 +35,10 @@ class Ending(ABC, Generic[T_co]):
     @abstractmethod
     def ended(self) -> bool: ...
 
+    def give_back(self) -> None:
+        """It ended, but its waiter was cancelled at the same time, so what was won reaches nobody: undo it."""
+        return
+
     @abstractmethod
     def cancelled_error(self) -> Exception:
         """What the waiter gets when it was cancelled, and not by the waiter."""

@@ -39,9 +39,6 @@ class Remote(Ending[T_co], Operation[T_co]):
 
     __slots__ = ()
 
-    def give_back(self) -> None:
-        """It ended, but whoever waited was cancelled at the same time, so what was won reaches nobody: undo it."""
-
     def begin(self, task: Any) -> None:
         """`yield it` in a generator task."""
         if self.ended():

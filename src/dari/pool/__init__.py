@@ -1,0 +1,10 @@
+"""Blocking work, offloaded by priority, and waited for from everywhere. `Pool` is the face; each module says its part.
+
+blocking ← job ← places, and stats, line ← desk (all state, one lock) ← workers (threads) ← closing, process ← pool
+"""
+
+from dari.pool.job import Job, JobState, current_job
+from dari.pool.pool import Pool
+from dari.pool.stats import PoolStats
+
+__all__ = ["Job", "JobState", "Pool", "PoolStats", "current_job"]

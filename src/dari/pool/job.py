@@ -1,0 +1,402 @@
+"""A job: a blocking call that somebody else makes, and what there is to know about it.
+
+**Small and quick to make.** There may be a hundred thousand of them. A `concurrent.futures.Future` costs 2.4 µs and
+1.8 kB, most of it for a Condition that few ever wait on (facts/pool.md c). A job has no lock of its own (the pool's guards it),
+no Event: a thread that waits brings a bare lock along and leaves its `release` to be called. Fields that are rarely
+used live in one `Rare`, made on demand; the times of what has not happened yet are simply not set.
+
+**Who waits stands in one field.** `_waiters` is None (nobody), one call, a list of calls, or `ENDED`, which therefore
+doubles as the mark that everything else is settled: it is written last, so whoever sees it without the lock may read
+the rest. Waiters are called after the pool's lock is released, and must not block. Callbacks of users may do
+anything, so they stand apart: a worker makes them before it takes another job, which could be the one they wait for.
+
+**Where am I?** Which job runs here is a slot of the thread (`here`), not a contextvar: those travel to other threads.
+"""
+
+from __future__ import annotations
+
+from _thread import _local, allocate_lock
+from enum import Enum
+from functools import partial
+from threading import TIMEOUT_MAX
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast, final
+
+from dari._kernel.outcome import Error, Value
+from dari.drivers.reporting import report
+from dari.drivers.wakeup import Remote
+from dari.exceptions import Cancelled, JobCancelled
+from dari.pool.blocking import refuse_to_block
+
+if TYPE_CHECKING:
+    from _thread import LockType
+    from collections.abc import Callable
+    from contextvars import Context
+
+    from dari._kernel.outcome import Outcome
+    from dari.pool.stats import Tally
+
+__all__ = ["ENDED", "Job", "JobState", "Seat", "Waiters", "callbacks_of", "current_job", "here", "name_of", "run"]
+
+T_co = TypeVar("T_co", covariant=True)
+
+ENDED: Final[tuple[()]] = ()
+
+
+class JobState(Enum):
+    """SCHEDULED → QUEUED → RUNNING → COMPLETED, FAILED or CANCELLED; a job may be CANCELLED before it runs, too."""
+
+    SCHEDULED = "scheduled"
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed out"
+
+
+SCHEDULED: Final = JobState.SCHEDULED
+QUEUED: Final = JobState.QUEUED
+RUNNING: Final = JobState.RUNNING
+COMPLETED: Final = JobState.COMPLETED
+FAILED: Final = JobState.FAILED
+CANCELLED: Final = JobState.CANCELLED
+
+
+class Keeper(Protocol):
+    """The pool, as its jobs see it."""
+
+    lock: LockType
+
+    def cancel(self, job: Job[Any], /) -> bool:
+        """End it if nobody has begun with it; else leave a request. Was it, or is it now, cancelled?"""
+        ...
+
+    def help(self, job: Job[Any], /) -> None:
+        """If this thread is one of the pool's workers, and `job` is still queued: run it here and now."""
+        ...
+
+
+class Rare:
+    """What few jobs have."""
+
+    __slots__ = ("callbacks", "cancel_requested", "name")
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name
+        self.cancel_requested = False
+        self.callbacks: list[Callable[[Any], object]] | None = None
+
+
+class Waiters(list["Callable[[], object]"]):
+    """More than one call. (A class of its own, so that it is told from a list that can be called.)"""
+
+    __slots__ = ()
+
+
+class Seat:
+    """Where jobs run, one at a time: a worker of some pool."""
+
+    __slots__ = ("below", "job", "keeper", "name")
+
+    def __init__(self, keeper: Keeper, name: str) -> None:
+        self.keeper: Final = keeper
+        self.name: Final = name
+        self.job: Job[Any] | None = None
+        self.below: list[Job[Any]] = []  # those that wait, on this very stack, for the one above
+
+    def stack(self) -> list[Job[Any]]:
+        """The jobs that run here, innermost first."""
+        return [] if self.job is None else [self.job, *reversed(self.below)]
+
+
+class Here(_local):
+    """The seat of the thread, None where it is no worker."""
+
+    seat: Seat | None = None
+
+
+here = Here()
+
+
+@final
+class Job(Remote[T_co]):
+    """A call that the pool makes. `job.result()`, `await job` or `yield job` waits for what it returns.
+
+    Who waits, owns: cancelling the task that awaits a job cancels the job, and waits for its real end. `result(timeout)`
+    of a thread only looks. Times are seconds of `time.monotonic()`, None where it has not come to that yet.
+    """
+
+    # No __weakref__: then no code of users runs where the last reference goes, which may be under the pool's lock.
+    __slots__ = (
+        "_args",
+        "_context",
+        "_ended_at",
+        "_fn",
+        "_keeper",
+        "_rare",
+        "_result",
+        "_started_at",
+        "_state",
+        "_submitted_at",
+        "_tally",
+        "_waiters",
+        "id",
+    )
+
+    id: int
+    _keeper: Keeper
+    _tally: Tally
+    _fn: Callable[..., Any] | str  # in the end only its name
+    _args: tuple[Any, ...] | None
+    _context: Context | None
+    _state: JobState | None  # None: not let in yet
+    _waiters: Callable[[], object] | Waiters | tuple[()] | None
+    _rare: Rare | None
+    # Unset until they happen:
+    _result: Any  # COMPLETED: what it returned; FAILED: an `Error`
+    _submitted_at: float
+    _started_at: float
+    _ended_at: float
+
+    def __init__(self) -> None:
+        raise TypeError("a Job is made by pool.submit(fn, ...)")
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id} {self.name!r} {self.state.value}>"
+
+    @property
+    def name(self) -> str:
+        """Given by `options(name=...)`, or the name of the function."""
+        if self._rare is not None and self._rare.name is not None:
+            return self._rare.name
+        return self._fn if isinstance(self._fn, str) else name_of(self._fn)
+
+    @property
+    def priority(self) -> int:
+        """The lower runs first."""
+        return self._tally.priority
+
+    @property
+    def state(self) -> JobState:
+        return self._state or SCHEDULED
+
+    @property
+    def attempt(self) -> int:
+        """Which run of the job this is, from 1."""
+        return 1
+
+    @property
+    def submitted_at(self) -> float | None:
+        return getattr(self, "_submitted_at", None)
+
+    @property
+    def started_at(self) -> float | None:
+        return getattr(self, "_started_at", None)
+
+    @property
+    def ended_at(self) -> float | None:
+        return getattr(self, "_ended_at", None)
+
+    def done(self) -> bool:
+        """Has it ended, in whatever way?"""
+        return self._waiters is ENDED
+
+    def running(self) -> bool:
+        return self._state is RUNNING
+
+    def cancelled(self) -> bool:
+        """Has it ended by being cancelled?"""
+        return self._state is CANCELLED
+
+    def result(self, timeout: float | None = None) -> T_co:
+        """What it returned; or raises what it raised, or `JobCancelled`. Waits, at most `timeout` seconds (TimeoutError).
+
+        In a worker of the same pool a job that is still queued is run here and now, so waiting cannot deadlock. Where
+        an event loop or a scheduler runs, nothing waits: BlockingCallError, which names the spelling that does.
+        """
+        if self._waiters is not ENDED:
+            self._wait("result", timeout)
+        if self._state is COMPLETED:
+            result: T_co = self._result
+            return result
+        try:
+            return self._settled().unwrap()
+        finally:
+            del self  # the frame is in the error's traceback: without this, error → frame → job → error is a cycle
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What it raised, or None; `JobCancelled` is raised. Waits as `result` does."""
+        if self._waiters is not ENDED:
+            self._wait("exception", timeout)
+        outcome = self._settled()
+        if isinstance(outcome, Value):
+            return None
+        if self._state is CANCELLED:
+            outcome.unwrap()
+        return outcome.error
+
+    def cancel(self) -> bool:
+        """End it. True: it is cancelled, and what it held is free. False: it has ended otherwise, or it runs.
+
+        A job that runs gets a request, which it may look at (`check_cancelled`) or ignore.
+        """
+        return self._keeper.cancel(self)
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Did somebody call `cancel()` while it ran?"""
+        return self._rare is not None and self._rare.cancel_requested
+
+    def check_cancelled(self) -> None:
+        """Raise `Cancelled` if somebody asked the job to end: let it out, and whoever waits gets `JobCancelled`."""
+        if self.cancel_requested:
+            raise Cancelled(f"{self!r} was asked to end")
+
+    def add_done_callback(self, callback: Callable[[Job[Any]], object]) -> None:
+        """Call `callback(job)` when it has ended: at once if it has, else on the thread that ends it.
+
+        What the callback raises is logged, no more.
+        """
+        with self._keeper.lock:
+            ended = self._waiters is ENDED
+            if not ended:
+                rare = self._rarely()
+                if rare.callbacks is None:
+                    rare.callbacks = []
+                rare.callbacks.append(callback)
+        if ended:
+            _call_back(callback, self)
+
+    # ---- what `Remote` asks for: waiting from asyncio and from generator tasks ----------------------------------
+
+    def call_when_ended(self, call: Callable[[], object]) -> None:
+        with self._keeper.lock:
+            waiters = self._waiters
+            if waiters is None:
+                self._waiters = call
+            elif isinstance(waiters, Waiters):
+                waiters.append(call)
+            elif not isinstance(waiters, tuple):
+                self._waiters = Waiters((waiters, call))
+        if waiters is ENDED:
+            call()
+
+    def request_end(self) -> object:
+        return self._keeper.cancel(self)
+
+    def ended(self) -> bool:
+        return self._waiters is ENDED
+
+    def outcome(self) -> Outcome[T_co] | None:
+        if self._state is COMPLETED:
+            return Value(self._result)
+        if self._state is CANCELLED:
+            return None
+        error: Error = self._result
+        return error
+
+    def cancelled_error(self) -> JobCancelled:
+        return JobCancelled(f"job {self.id} {self.name!r} was cancelled")
+
+    # ---- inside -------------------------------------------------------------------------------------------------
+
+    def _settled(self) -> Outcome[T_co]:
+        outcome = self.outcome()
+        return Error(self.cancelled_error()) if outcome is None else outcome
+
+    def _wait(self, call: str, timeout: float | None) -> None:
+        if timeout is None or timeout > 0:
+            refuse_to_block(f"{call}() of {self!r} would have to wait", task="use `yield job`", loop="use `await job`")
+            self._keeper.help(self)
+            if self._waiters is ENDED:
+                return
+            lock = allocate_lock()
+            lock.acquire()
+            self.call_when_ended(lock.release)
+            try:
+                lock.acquire(True, -1 if timeout is None else min(timeout, TIMEOUT_MAX))
+            finally:
+                if self._waiters is not ENDED:
+                    self._forget(lock.release)
+        if self._waiters is not ENDED:
+            raise TimeoutError(f"{self!r} did not end within {timeout} seconds")
+
+    def _forget(self, call: Callable[[], object]) -> None:
+        """Who polls by `result(timeout)` must not leave a call behind each time."""
+        with self._keeper.lock:
+            if isinstance(self._waiters, Waiters):
+                self._waiters.remove(call)
+            elif self._waiters is not ENDED:
+                self._waiters = None
+
+    def _rarely(self) -> Rare:
+        if self._rare is None:
+            self._rare = Rare()
+        return self._rare
+
+
+def current_job() -> Job[Any]:
+    """The job that this thread runs now. RuntimeError outside of one."""
+    seat = here.seat
+    if seat is None or seat.job is None:
+        raise RuntimeError("current_job() was called outside of a job: it is for functions that a pool runs")
+    return seat.job
+
+
+def run(job: Job[Any]) -> JobState:
+    """Make the job's call, here and now; gives the state that it is to end in. The payload is free afterwards.
+
+    Whatever the call raises fails this job and nothing else: SystemExit and KeyboardInterrupt too.
+    """
+    fn, args, context = cast("Callable[..., Any]", job._fn), job._args, job._context
+    assert args is not None
+    assert context is not None
+    try:
+        job._result = context.run(fn, *args)
+        state = COMPLETED
+    except Cancelled:
+        state = CANCELLED
+    except StopIteration as stop:
+        # Thrown into a generator or a coroutine, StopIteration means "return" (CPython gh-112182: the waiter hangs).
+        error = RuntimeError(f"{job!r} raised StopIteration")
+        error.__cause__ = stop.with_traceback(_without_this_frame(stop))
+        job._result = Error(error)
+        state = FAILED
+    except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the job
+        job._result = Error(error.with_traceback(_without_this_frame(error)))
+        state = FAILED
+    job._fn = name_of(fn)
+    job._args = job._context = None
+    return state
+
+
+def _without_this_frame(error: BaseException) -> Any:
+    """Users see their own frames only, and `run`'s locals are not kept alive by the error."""
+    traceback = error.__traceback__
+    return None if traceback is None else traceback.tb_next
+
+
+def name_of(fn: Callable[..., Any]) -> str:
+    try:
+        name: object = fn.__qualname__
+    except AttributeError:
+        return name_of(fn.func) if isinstance(fn, partial) else type(fn).__name__
+    except Exception:  # noqa: BLE001 - a `__getattr__` of somebody's
+        return type(fn).__name__
+    return str(name)
+
+
+def callbacks_of(job: Job[Any]) -> list[Callable[[], object]]:
+    """The calls that users left for the job's end; taken once, by whoever ends it."""
+    rare = job._rare
+    if rare is None or rare.callbacks is None:
+        return []
+    callbacks, rare.callbacks = rare.callbacks, None
+    return [partial(_call_back, callback, job) for callback in callbacks]
+
+
+def _call_back(callback: Callable[[Job[Any]], object], job: Job[Any]) -> None:
+    try:
+        callback(job)
+    except Exception as error:  # noqa: BLE001 - it must not harm the worker, nor other callbacks
+        report(f"done callback {callback!r} of {job!r} failed", error)

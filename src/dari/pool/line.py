@@ -1,0 +1,77 @@
+"""A line to stand in: `Lanes`, and what becomes of those who leave it before their turn.
+
+A job is cancelled by marking it, for finding it in the middle of a queue costs a search. The mark is left standing, and
+that has two prices. Memory: cancel a million queued jobs while the workers are busy, and a million marks stand there
+(facts/pool.md a.11, "payload stays queued"). Order: the starvation bound counts a mark as served, so whoever stands
+behind it waits for one turn more. So the head of every lane is always somebody who still stands, and when more than
+half of a lane are marks, they are swept out: each cancel pays for one mark, on average.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar, final
+
+from dari._kernel.lanes import Lanes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Line"]
+
+T = TypeVar("T")
+
+_WORTH_SWEEPING = 64  # marks in one lane; below that a sweep costs more than it frees
+
+
+@final
+class Line(Generic[T]):
+    """By priority, FIFO inside, with the starvation bound of `Lanes`. Used under the pool's lock only."""
+
+    __slots__ = ("_lanes", "_left", "_stands")
+
+    def __init__(self, starvation_limit: int | None, stands: Callable[[T], bool]) -> None:
+        self._lanes: Lanes[T] = Lanes(starvation_limit)
+        self._stands = stands
+        self._left: dict[int, int] = {}  # marks per priority, where there are any
+
+    def __bool__(self) -> bool:
+        return bool(self._lanes)
+
+    def push(self, priority: int, item: T) -> None:
+        self._lanes.push(priority, item)
+
+    def pop(self) -> T | None:
+        """Whose turn it is, or None; never one that left."""
+        item = self._lanes.pop()
+        if self._left:
+            for priority in tuple(self._left):
+                self._trim(priority)
+        return item
+
+    def head(self, priority: int) -> T | None:
+        queue = self._lanes.lane(priority).queue
+        return queue[0] if queue else None
+
+    def left(self, priority: int) -> None:
+        """One that stood at `priority` stands no more (and `stands` says so)."""
+        marks = self._left[priority] = self._left.get(priority, 0) + 1
+        queue = self._lanes.lane(priority).queue
+        if marks > _WORTH_SWEEPING and 2 * marks > len(queue):
+            standing = [item for item in queue if self._stands(item)]
+            queue.clear()
+            queue.extend(standing)
+            self._left[priority] = 0
+        self._trim(priority)
+
+    def _trim(self, priority: int) -> None:
+        lane = self._lanes.lane(priority)
+        queue, marks = lane.queue, self._left[priority]
+        while marks and not self._stands(queue[0]):
+            queue.popleft()
+            marks -= 1
+        if marks:
+            self._left[priority] = marks
+        else:
+            del self._left[priority]
+        if not queue:
+            self._lanes.served(lane, 0)  # takes the empty lane out; a lane that is not empty keeps its turn

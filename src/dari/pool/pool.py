@@ -1,0 +1,268 @@
+"""The pool's face: `Pool`, and the views of it that `options` gives. It checks arguments and blocks; `desk` decides.
+
+A pool is a view of itself without options, so `pool.submit` and `pool.options(priority=1).submit` are one function. No
+keyword of `submit` is reserved: every one is the function's own (CPython PR #29359 tried otherwise). What a job inherits
+is taken where it is handed in: the context, copied (CPython gh-78195), and in it the priority of the chain.
+"""
+
+from __future__ import annotations
+
+import os
+from _thread import allocate_lock
+from contextvars import copy_context
+from functools import partial
+from itertools import count
+from operator import index
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, Self, TypeVar, final
+
+from dari._kernel.outcome import Error
+from dari._kernel.scope import CancelScope
+from dari._kernel.world import chain_priority, world
+from dari.exceptions import QueueFull
+from dari.pool.blocking import way_out
+from dari.pool.closing import Drained, refuse_to_wait, wait_until_idle, wait_until_left
+from dari.pool.desk import Desk
+from dari.pool.job import Job, Rare
+from dari.pool.places import Place, Run
+from dari.pool.process import register
+from dari.pool.workers import Threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from dari._kernel.contract import Operation
+    from dari.pool.stats import PoolStats
+
+__all__ = ["Pool", "View"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_ids = count(1)
+_new = object.__new__
+
+
+class View:
+    """A pool, seen through some options. Made by `pool.options(...)`; as cheap as a tuple, so make them freely."""
+
+    __slots__ = ("_desk", "_name", "_on_full", "_priority")
+
+    def __init__(self, desk: Desk, on_full: str, priority: int | None, name: str | None) -> None:
+        self._desk: Final = desk
+        self._on_full: Final = on_full
+        self._priority: Final = None if priority is None else index(priority)
+        self._name: Final = name
+
+    def options(self, *, priority: int | None = None, name: str | None = None) -> View:
+        """The same pool, for jobs of this priority and name; what is not given stays as it is here.
+
+        Without a priority, a job inherits the one of the task or job that hands it in.
+        """
+        return View(
+            self._desk,
+            self._on_full,
+            self._priority if priority is None else priority,
+            self._name if name is None else name,
+        )
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Job[T]:
+        """Let a worker call `fn(*args, **kwargs)`; every keyword is `fn`'s.
+
+        When the queue is full this waits for a place; or raises QueueFull: with `on_full="raise"`, and where a loop or a
+        scheduler runs on this thread (`asubmit` waits there). Inside a job of the same pool there is always a place.
+        """
+        job = self._job(fn, args, kwargs)
+        if not self._desk.offer(job):
+            self._wait_for_place(job)
+        return job
+
+    def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Operation[Job[T]]:
+        """`await` or `yield` it: waits until the queue has a place, and gives the job.
+
+        Who waits is served by priority, then in order. Cancelled, the job was never submitted.
+        """
+        return Place(self._desk, self._job(fn, args, kwargs))
+
+    def run_sync(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Operation[T]:
+        """`await` or `yield` it: waits for a place and for the result. Cancelled, the job is, and its end is awaited."""
+        return Run(Place(self._desk, self._job(fn, args, kwargs)))
+
+    def _job(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job[T]:
+        # No `__init__`: a call of Python code costs a tenth of what the whole submit does (benchmarks/pool.py).
+        job: Job[T] = _new(Job)  # pyright: ignore[reportUnknownVariableType] - Job[T] would make an alias each time
+        context = copy_context()
+        priority = self._priority
+        if priority is None:
+            priority = chain_priority.get()
+        else:
+            context.run(chain_priority.set, priority)  # what the job starts, inherits it
+        job.id = next(_ids)
+        job._keeper = desk = self._desk
+        job._tally = desk.tallies.get(priority) or desk.tally(priority)
+        job._fn = partial(fn, **kwargs) if kwargs else fn
+        job._args = args
+        job._context = context
+        job._state = job._waiters = None
+        job._rare = None if self._name is None else Rare(self._name)
+        return job
+
+    def _wait_for_place(self, job: Job[Any]) -> None:
+        desk = self._desk
+        full = f"the queue of pool {desk.name!r} holds {desk.max_queue} jobs"
+        if self._on_full == "raise":
+            raise QueueFull(f"{full}, and on_full='raise'")
+        way = way_out(task="use `yield pool.asubmit(...)`", loop="use `await pool.asubmit(...)`")
+        if way is not None:
+            raise QueueFull(f"{full}; to wait for a place here {way}")
+        place = Place(desk, job)
+        lock = allocate_lock()
+        lock.acquire()
+        place.call = lock.release
+        place.enter()
+        try:
+            lock.acquire()
+        except BaseException:  # Ctrl-C
+            place.request_end()
+            place.give_back()
+            raise
+        if isinstance(place.answer, Error):
+            place.answer.unwrap()
+
+
+@final
+class Pool(View):
+    """Runs blocking calls on threads, by priority, FIFO inside; waited for from everywhere.
+
+    `max_workers`       threads at most; min(32, processors + 4) when None
+    `min_workers`       so many do not leave when they are idle
+    `idle_timeout`      seconds after which an idle thread leaves; None: never
+    `max_queue`         jobs that may wait to run; None: no bound
+    `on_full`           what `submit` does then: "wait" for a place, or "raise" QueueFull
+    `starvation_limit`  jobs of other priorities that may overtake the first of one; None: strict priorities
+    `thread_name_prefix`, `initializer`, `initargs`    as in concurrent.futures; an initializer that fails breaks the pool
+    `exit_timeout`      seconds that leaving by an error, and the exit of the process, wait for what runs
+
+    `with Pool()` and `async with Pool()` wait at their end for all jobs; left by an error, they cancel what is
+    queued, ask what runs to stop, and wait at most `exit_timeout`.
+    """
+
+    __slots__ = ("__weakref__", "_crew")
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        *,
+        min_workers: int = 0,
+        idle_timeout: float | None = 10.0,
+        max_queue: int | None = 1000,
+        on_full: Literal["wait", "raise"] = "wait",
+        starvation_limit: int | None = 64,
+        thread_name_prefix: str = "dari",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        exit_timeout: float = 5.0,
+    ) -> None:
+        if max_workers is None:
+            max_workers = min(32, (os.cpu_count() or 1) + 4)
+        if max_workers < 1:
+            raise ValueError(f"max_workers must be at least 1, not {max_workers}")
+        if not 0 <= min_workers <= max_workers:
+            raise ValueError(f"min_workers must be between 0 and max_workers ({max_workers}), not {min_workers}")
+        if max_queue is not None and max_queue < 1:
+            raise ValueError(f"max_queue must be at least 1, or None for no bound, not {max_queue}")
+        if on_full not in ("wait", "raise"):
+            raise ValueError(f"on_full must be 'wait' or 'raise', not {on_full!r}")
+        for name, seconds in (("idle_timeout", idle_timeout), ("exit_timeout", exit_timeout)):
+            if seconds is not None and not seconds >= 0:  # NaN is not, either
+                raise ValueError(f"{name} must be a number of seconds, 0 or more, not {seconds!r}")
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be callable, not {initializer!r}")
+        desk = Desk(thread_name_prefix, max_queue, starvation_limit, exit_timeout)
+        super().__init__(desk, on_full, None, None)
+        self._crew = desk.crew = Threads(desk, max_workers, min_workers, idle_timeout, initializer, initargs)
+        register(self._crew)
+
+    def __repr__(self) -> str:
+        workers, idle = self._crew.count()
+        state = "open" if self._desk.open else "closed"
+        return f"<Pool {self._desk.name!r} {state}, {workers} workers, {idle} idle, {self._desk.unfinished} jobs>"
+
+    def __del__(self) -> None:
+        crew: Threads | None = getattr(self, "_crew", None)  # None: __init__ refused its arguments
+        if crew is not None:
+            crew.min_workers = 0  # its jobs end, its threads leave
+
+    def stats(self) -> PoolStats:
+        """What the pool did and does; `print(pool.stats())` shows a table."""
+        return self._desk.stats()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until nothing is queued or running: True. False: `timeout` seconds went by first."""
+        if self._desk.unfinished and (timeout is None or timeout > 0):
+            refuse_to_wait(self._desk, "join()")
+        return wait_until_idle(self._desk, timeout)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None) -> bool:
+        """Take no more jobs; what is queued runs, or is cancelled with `cancel_futures`.
+
+        `wait`: until all have ended and the threads have left, at most `timeout` seconds. Gives whether that is so. Jobs
+        that run may hand in others until they have ended, for they may need them to end; not with `cancel_futures`.
+        """
+        desk = self._desk
+        desk.close(cancel=cancel_futures)
+        if not wait or (timeout is not None and timeout <= 0):
+            return not desk.unfinished
+        if desk.unfinished:
+            refuse_to_wait(desk, "shutdown()")
+        elif way_out(task="", loop="") is not None:
+            return True  # idle threads leave at once, by themselves
+        deadline = None if timeout is None else monotonic() + timeout
+        with desk.lock:
+            threads = self._crew.threads()
+        if not wait_until_idle(desk, timeout):
+            return False
+        with desk.lock:
+            threads += self._crew.threads()
+        return wait_until_left(threads, None if deadline is None else max(0.0, deadline - monotonic()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            try:
+                self.shutdown()
+                return
+            except KeyboardInterrupt:
+                self._give_up()
+                raise
+        self._give_up()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        desk = self._desk
+        desk.close(cancel=error is not None, ask=error is not None)
+        if not desk.unfinished:
+            return
+        if error is None:
+            await Drained(desk, None, desk.exit_timeout)
+        elif world.kernel is None:
+            await Drained(desk, desk.exit_timeout, desk.exit_timeout)
+        else:
+            # In a cancelled scope every wait is cancelled at once; this one is bounded, and must not be.
+            with CancelScope(shield=True):
+                await Drained(desk, desk.exit_timeout, desk.exit_timeout)
+
+    def _give_up(self) -> None:
+        desk = self._desk
+        desk.close(cancel=True, ask=True)
+        if way_out(task="", loop="") is None:
+            wait_until_idle(desk, desk.exit_timeout)

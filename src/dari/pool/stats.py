@@ -1,0 +1,132 @@
+"""Counting what a pool does: a `Tally` per priority while it works, a frozen `PoolStats` for who asks.
+
+The tallies are written under the pool's lock, which the worker holds anyway when it ends one job and takes the next, so
+counting costs additions and no synchronisation of its own. Times are kept as the last 1024 samples per priority, and
+percentiles are sorted out of them when somebody asks: exact over that window, bounded in memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, final
+
+from dari._kernel.priority import Priority
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["Percentiles", "PoolStats", "PriorityStats", "Tally"]
+
+_SAMPLES = 1024
+
+
+class Percentiles(NamedTuple):
+    """Seconds that half, 95 and 99 of a hundred stayed below; over the last 1024 jobs. 0.0 when there were none."""
+
+    p50: float
+    p95: float
+    p99: float
+
+    @classmethod
+    def of(cls, samples: Iterable[float]) -> Percentiles:
+        ordered = sorted(samples)
+        if not ordered:
+            return cls(0.0, 0.0, 0.0)
+        last = len(ordered) - 1
+        return cls(*(ordered[min(last, len(ordered) * percent // 100)] for percent in (50, 95, 99)))
+
+
+class PriorityStats(NamedTuple):
+    """One priority of a pool."""
+
+    queued: int
+    running: int
+    completed: int
+    failed: int
+    cancelled: int
+    wait: Percentiles
+    run: Percentiles
+    longest_wait: float
+    """Seconds; the longest that any job has waited to start, the one at the head of the queue included."""
+
+
+class PoolStats(NamedTuple):
+    """What a pool did and does, at one moment; `str(stats)` is a table."""
+
+    workers: int
+    idle: int
+    priorities: Mapping[int, PriorityStats]
+
+    @property
+    def queued(self) -> int:
+        return sum(each.queued for each in self.priorities.values())
+
+    @property
+    def running(self) -> int:
+        return sum(each.running for each in self.priorities.values())
+
+    @property
+    def completed(self) -> int:
+        return sum(each.completed for each in self.priorities.values())
+
+    @property
+    def failed(self) -> int:
+        return sum(each.failed for each in self.priorities.values())
+
+    @property
+    def cancelled(self) -> int:
+        return sum(each.cancelled for each in self.priorities.values())
+
+    def __str__(self) -> str:
+        rows: list[tuple[str, ...]] = [
+            ("priority", "queued", "running", "completed", "failed", "cancelled", "wait p50/p95/p99", "run p50/p95/p99")
+        ]
+        for priority, each in self.priorities.items():
+            counts = (each.queued, each.running, each.completed, each.failed, each.cancelled)
+            rows.append((_named(priority), *map(str, counts), _times(each.wait), _times(each.run)))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        return "\n".join([f"{self.workers} workers, {self.idle} idle", *lines])
+
+
+def _named(priority: int) -> str:
+    try:
+        return f"{Priority(priority).name} {priority}"
+    except ValueError:
+        return str(priority)
+
+
+def _times(times: Percentiles) -> str:
+    return "/".join(f"{seconds * 1000:.3g}" for seconds in times) + " ms"
+
+
+@final
+class Tally:
+    """The running counts of one priority. Written under the pool's lock."""
+
+    __slots__ = ("cancelled", "completed", "failed", "longest_wait", "priority", "queued", "running", "runs", "waits")
+
+    def __init__(self, priority: int) -> None:
+        self.priority = priority
+        self.queued = self.running = self.completed = self.failed = self.cancelled = 0
+        self.longest_wait = 0.0
+        self.waits: deque[float] = deque(maxlen=_SAMPLES)
+        self.runs: deque[float] = deque(maxlen=_SAMPLES)
+
+    def read(self, head_waits: float) -> PriorityStats:
+        """`head_waits`: how long the job at the head of the queue has waited until now."""
+        return PriorityStats(
+            self.queued,
+            self.running,
+            self.completed,
+            self.failed,
+            self.cancelled,
+            Percentiles.of(self.waits),
+            Percentiles.of(self.runs),
+            max(self.longest_wait, head_waits),
+        )
+
+
+def frozen(workers: int, idle: int, priorities: dict[int, PriorityStats]) -> PoolStats:
+    return PoolStats(workers, idle, MappingProxyType(dict(sorted(priorities.items()))))

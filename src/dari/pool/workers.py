@@ -1,0 +1,215 @@
+"""The threads that run jobs: they start when there is work and nobody idle, and leave when they were idle for long.
+
+**Daemon threads.** The interpreter joins all others at exit, so one stuck job would keep the process for ever (CPython
+gh-80961). `process` bounds the exit instead.
+
+**Parked one by one.** Each idle worker waits on a lock of its own (its `gate`), and whoever hands a job in opens one
+gate: the last that parked, so that the others get old and leave. On a shared condition every wake costs a queue of
+waiters and a second acquire (facts/pool.md c: 230 k jobs/s against 68 k). The lists are right before anyone is told:
+a worker stands in `_idle` before the waiters of its last job hear that it ended, so a submit that follows finds it.
+
+**No wake is lost.** Looking for a job and parking happen in one section; so a job is either seen by the worker, or handed
+in after it parked, and then its gate is opened. A worker whose time ran out looks again under the lock whether it
+still stands in `_idle`: if not, somebody just opened its gate (trio #6). A gate opened for nothing only makes it look.
+"""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+from itertools import count
+from threading import TIMEOUT_MAX, Thread
+from typing import TYPE_CHECKING, Any, final
+
+from dari._kernel.outcome import Error
+from dari.exceptions import WorkerLost
+from dari.pool.desk import Desk, make
+from dari.pool.job import FAILED, Job, JobState, Seat, here, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["Threads", "Worker"]
+
+
+@final
+class Threads:
+    """The engine of threads; a `Crew` for its desk, whose lock guards it."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        max_workers: int,
+        min_workers: int,
+        idle_timeout: float | None,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+    ) -> None:
+        self.desk = desk
+        self.max_workers = max_workers
+        self.min_workers = min_workers
+        self.patience = -1 if idle_timeout is None else min(idle_timeout, TIMEOUT_MAX)
+        self._initializer = initializer
+        self._initargs = initargs
+        self._names = count()
+        self._seats: dict[Worker, None] = {}  # in the order of their start
+        self._idle: list[Worker] = []
+
+    def __len__(self) -> int:
+        return len(self._seats)
+
+    # ---- what a `Crew` does, with the desk's lock held ------------------------------------------------------------
+
+    def call(self) -> None:
+        if self._idle:
+            self.desk.calls.append(self._idle.pop().gate.release)
+        elif len(self._seats) < self.max_workers:
+            worker = Worker(self, f"{self.desk.name}-{next(self._names)}")
+            self._seats[worker] = None
+            self.desk.calls.append(worker.start)
+
+    def dismiss(self) -> None:
+        self.desk.calls += [worker.gate.release for worker in self._idle]
+        self._idle.clear()
+
+    def at_work(self) -> Iterator[Seat]:
+        yield from self._seats
+
+    def count(self) -> tuple[int, int]:
+        return len(self._seats), len(self._idle)
+
+    def threads(self) -> list[Thread]:
+        return [worker.thread for worker in self._seats if worker.thread is not None]
+
+    def forked(self) -> None:
+        """In the child of a fork there are no workers."""
+        self._seats = {}
+        self._idle = []
+
+    # ---- what its workers do -------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        if self._initializer is not None:
+            self._initializer(*self._initargs)
+
+    def park(self, worker: Worker) -> bool:
+        """With the lock held: nothing to do for it. False: it leaves."""
+        if worker not in self._seats:
+            return False
+        if not self.desk.open:
+            del self._seats[worker]
+            return False
+        self._idle.append(worker)
+        return True
+
+    def unpark(self, worker: Worker) -> None:
+        """With the lock held: it woke up. (If by its gate, it stands here no more, but for one opened for nothing.)"""
+        if worker in self._idle:
+            self._idle.remove(worker)
+
+    def grow_old(self, worker: Worker) -> bool:
+        """With the lock held: it was idle for its whole patience. True: it leaves."""
+        if worker not in self._idle or len(self._seats) <= self.min_workers:
+            return False
+        self._idle.remove(worker)
+        del self._seats[worker]
+        return True
+
+    def lost(self, worker: Worker, error: BaseException) -> None:
+        """It could not start, or its thread was ended from outside: whoever else there is takes over."""
+        desk = self.desk
+        with desk.lock:
+            if worker not in self._seats:
+                return  # it left as one leaves
+            del self._seats[worker]
+            self.unpark(worker)
+            for job in worker.stack():
+                lost = WorkerLost(f"{job!r} was lost with its worker {worker.name}: {error!r}")
+                lost.__cause__ = error
+                job._result = Error(lost)
+                desk.end(job, FAILED)
+            if not self._seats:
+                desk.fail_queue(error)
+            calls = desk.leave()
+        make(calls)
+
+    def broken(self, worker: Worker, error: BaseException) -> None:
+        """The initializer failed: no worker can ever be right."""
+        desk = self.desk
+        with desk.lock:
+            desk.open = False
+            desk.failure = desk.failure or error
+            self._seats.pop(worker, None)
+            desk.fail_queue(error)
+            self.dismiss()
+            calls = desk.leave()
+        make(calls)
+
+
+@final
+class Worker(Seat):
+    """One thread."""
+
+    __slots__ = ("crew", "gate", "thread")
+
+    def __init__(self, crew: Threads, name: str) -> None:
+        super().__init__(crew.desk, name)
+        self.crew = crew
+        self.gate = allocate_lock()
+        self.gate.acquire()
+        self.thread: Thread | None = None
+
+    def start(self) -> None:
+        thread = Thread(target=self._live, name=self.name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no threads left, or (3.12) the interpreter is on its way out
+            self.crew.lost(self, error)
+
+    def _live(self) -> None:
+        here.seat = self
+        crew = self.crew
+        try:
+            crew.prepare()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the pool is not as it should be
+            crew.broken(self, error)
+            return
+        try:
+            while self._serve():
+                pass
+        except BaseException as error:
+            crew.lost(self, error)
+            raise
+
+    def _serve(self) -> bool:
+        """Run jobs until there are none, then wait for the gate. False: the worker has left."""
+        crew, desk = self.crew, self.crew.desk
+        done: Job[Any] | None = None
+        state: JobState = FAILED
+        while True:
+            stays = may_take = True
+            with desk.lock:  # one section: end the last, take the next
+                if done is not None:
+                    may_take = desk.end(done, state)
+                self.job = job = desk.take() if may_take else None
+                if job is None and may_take:
+                    stays = crew.park(self)
+                calls = desk.leave()
+            if calls:
+                make(calls)
+                calls = []  # they hold what has ended
+            if job is not None:
+                done = None
+                state = run(job)
+                done = job
+            elif may_take:
+                break
+            else:
+                done = None
+        done = None  # an idle worker keeps nothing alive
+        if stays:
+            opened = self.gate.acquire(True, crew.patience)
+            with desk.lock:
+                if not opened and crew.grow_old(self):
+                    return False
+                crew.unpark(self)
+        return stays
