@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from dari.daemon import operate
 from dari.daemon.config import KEYS, Settings, resolve
@@ -58,21 +58,27 @@ def main(
     arguments = vars(_parser(target).parse_intermixed_args(argv))
     command: str = arguments["command"]
     name: str | None = None
+    refused = True
     try:
         settings = _settings(arguments, target, keywords or {})
         name = settings.name
         report = _perform(command, settings, strict=arguments["strict"])
+        refused = report.code != Exit.DONE and command != "status"
     except StartFailed as failed:
         report = Report(failed.code, str(failed), {"state": "stopped", "pid": None, "origin": failed.origin})
-    except Refused as refused:
-        report = Report(refused.code, str(refused), {"pid": refused.pid})
+    except Refused as error:
+        report = Report(error.code, str(error), {"pid": error.pid})
     except ConfigError as error:
         report = Report(Exit.BAD_CONFIG, str(error), {})
     except DaemonError as error:
         report = Report(Exit.FAILED, str(error), {})
     except KeyboardInterrupt:
         report = Report(130, "interrupted", {})  # 128 + SIGINT, as shells count
-    _print(command, name, report, as_json=arguments["json"])
+    if arguments["json"]:
+        head = {"action": command, "name": name, "ok": report.code == Exit.DONE, "code": int(report.code)}
+        print(json.dumps({**head, "text": report.text, **report.fields}))
+    else:
+        _say(name or "dari", report.text, to=sys.stderr if refused else sys.stdout)
     return report.code
 
 
@@ -108,17 +114,12 @@ def _perform(command: str, settings: Settings, *, strict: bool) -> Report:
     return operate.start(settings, strict=strict)
 
 
-def _print(command: str, name: str | None, report: Report, *, as_json: bool) -> None:
-    good = report.code == Exit.DONE or command == "status"
-    if as_json:
-        head = {"action": command, "name": name, "ok": report.code == Exit.DONE, "code": int(report.code)}
-        print(json.dumps({**head, "text": report.text, **report.fields}))
-        return
+def _say(name: str, text: str, *, to: TextIO) -> None:
     # A traceback stands by itself; the sentence with the name comes after it.
-    *before, last = report.text.splitlines() or [""]
+    *before, last = text.splitlines() or [""]
     for line in before:
         print(line, file=sys.stderr)
-    print(f"{name or 'dari'}: {last}", file=sys.stdout if good else sys.stderr)
+    print(f"{name}: {last}", file=to)
 
 
 if __name__ == "__main__":

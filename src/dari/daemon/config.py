@@ -281,6 +281,8 @@ def _require_known(key: str, where: str, prefix: str) -> None:
 def _unknown(key: str, where: str, prefix: str) -> NoReturn:
     import difflib  # only on the way out
 
+    if any(known.startswith(f"{key}.") for known in KEYS):
+        raise ConfigError(f"{where}: must be a table")
     close = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.5)
     spelled = f"{prefix}{close[0].replace('.', '__').upper()}" if close and prefix else "".join(close)
     hint = f"did you mean {spelled!r}?" if close else f"known are {', '.join(KEYS)}"

@@ -204,7 +204,9 @@ def main(argv: list[str]) -> int:
     atexit.register(service.farewell)  # the first registered runs last
     os.register_at_fork(after_in_child=service.leave_to_parent)
     inbox = Inbox()
-    keeper = Keeper(inbox, service, grace=handover.settings.stop_grace, log_fd=service.log_fd)
+    on_terminal = handover.mode == "run" and os.isatty(0)
+    grace = handover.settings.stop_grace
+    keeper = Keeper(inbox, service, grace=grace, on_terminal=on_terminal, log_fd=service.log_fd)
     keeper.start()
     inbox.open()
     code = _live(service, inbox)

@@ -49,10 +49,14 @@ class Stoppable(Protocol):
 class Keeper:
     """Watches the signals and the clock of one service, from its first line to its last."""
 
-    def __init__(self, inbox: Inbox, service: Stoppable, *, grace: float, log_fd: Callable[[], int]) -> None:
+    def __init__(
+        self, inbox: Inbox, service: Stoppable, *, grace: float, on_terminal: bool, log_fd: Callable[[], int]
+    ) -> None:
         self._inbox = inbox
         self._service = service
         self._grace = grace
+        # There a HUP says that the terminal was closed, and nobody is left to see a reload.
+        self._on_terminal = on_terminal
         self._log_fd = log_fd
         self._asked: signal.Signals | None = None
         self._line: Timeline | None = None
@@ -99,6 +103,8 @@ class Keeper:
 
     def _receive(self, signum: signal.Signals, count: int) -> None:
         intent = SIGNALS[signum]
+        if signum == signal.SIGHUP and self._on_terminal:
+            intent = Intent.STOP
         if intent is Intent.RELOAD:
             self._service.reload()
         elif intent is Intent.RESERVED:

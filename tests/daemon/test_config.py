@@ -1,0 +1,223 @@
+"""Where settings come from, and what is said about the wrong ones."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from dari.daemon.config import DEFAULT, freeze, read_file, resolve
+from dari.daemon.lifecycle import Refused
+from dari.exceptions import ConfigError
+
+
+def settle(tmp_path, *, command_line=None, target="app.py:main", config=None, environ=None, keywords=None):
+    return resolve(
+        command_line=command_line or {},
+        target=target,
+        config=config,
+        environ=environ or {},
+        keywords=keywords or {},
+        cwd=str(tmp_path),
+    )
+
+
+def test_the_order(tmp_path):
+    """Command line, then environment, then file, then a Daemon's keywords, then defaults; each remembers its origin."""
+    file = tmp_path / "dari.toml"
+    file.write_text("[daemon]\nname = 'file'\nchdir = '/file'\nstop_grace = 3\n")
+    layers = {
+        "keywords": {"name": "keyword", "chdir": "/keyword", "stop_grace": 4, "start_timeout": 4},
+        "config": str(file),
+        "environ": {"DARI_DAEMON__NAME": "env", "DARI_DAEMON__CHDIR": "/env"},
+        "command_line": {"name": "cli"},
+    }
+    settings = settle(tmp_path, **layers)
+
+    assert (settings.name, settings.chdir, settings.stop_grace, settings.start_timeout, settings.umask) == (
+        "cli",
+        "/env",
+        3.0,
+        4.0,
+        0o027,
+    )
+    assert settings.origins == {
+        "name": "--name",
+        "chdir": "DARI_DAEMON__CHDIR",
+        "stop_grace": str(file),
+        "start_timeout": "Daemon(...)",
+    }
+    assert settings.told("name")
+    assert settings.origins.get("umask", DEFAULT) == DEFAULT
+
+
+def test_paths_start_where_they_were_written(tmp_path):
+    """Relative paths of the file start at the file, those of environment and command line at the working directory."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/dari.toml").write_text(
+        "[daemon]\nlogfile = 'log'\nrundir = '../run'\n[app]\ntarget = 'bin/app.py:main'\n"
+    )
+    settings = settle(
+        tmp_path,
+        target=None,
+        config="etc/dari.toml",
+        environ={"DARI_DAEMON__CHDIR": "work"},
+        command_line={"pidfile": "p"},
+    )
+
+    assert settings.logfile == str(tmp_path / "etc/log")
+    assert settings.rundir == str(tmp_path / "run")
+    assert settings.chdir == str(tmp_path / "work")
+    assert settings.pidfile == str(tmp_path / "p")
+    assert settings.target is not None
+    assert str(settings.target) == f"{tmp_path}/etc/bin/app.py:main"
+    assert settings.target.directory == str(tmp_path / "etc/bin")
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [("dir/indexer.py:daemon", "indexer"), ("package.worker:main", "worker"), ("solo:main.run", "solo")],
+)
+def test_the_name_is_the_targets(tmp_path, target, name):
+    """Without a name the service is called as its file, or as the last part of its module."""
+    assert settle(tmp_path, target=target).name == name
+
+
+def test_default_places(tmp_path, monkeypatch):
+    """Root's services live in /run and /var/log; others in XDG_RUNTIME_DIR, or in ~/.local/state without one."""
+    monkeypatch.setenv("HOME", "/home/u")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    root = settle(tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    user = settle(tmp_path)
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    bare = settle(tmp_path)
+
+    assert (root.pidfile, root.logfile) == ("/run/app/app.pid", "/var/log/app.log")
+    assert (user.pidfile, user.logfile) == ("/run/user/1000/app/app.pid", "/home/u/.local/state/app/app.log")
+    assert (bare.pidfile, bare.logfile) == ("/home/u/.local/state/app/app.pid", "/home/u/.local/state/app/app.log")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[daemon]\n\nnmae = 'x'\n", ":3: [daemon] nmae: unknown key; did you mean 'name'?"),
+        ("[daemon]\nlog.levle = 'info'\n", ":2: [daemon] log.levle: unknown key; did you mean 'log.level'?"),
+        ("[daemon.log]\nlevle = 'info'\n", ":2: [daemon] log.levle: unknown key; did you mean 'log.level'?"),
+        ("x = 1\n[daemon]\nzzz = 1\n", ":3: [daemon] zzz: unknown key; known are name, pidfile,"),
+        ("[daemon]\numask = 'abc'\n", ":2: [daemon]: umask must be an octal number in quotes, like \"027\", not 'abc'"),
+        ("[daemon]\nstop_grace = '5'\n", ":2: [daemon]: stop_grace must be a number of seconds above 0, not '5'"),
+        ("[daemon]\nstop_grace = -1\n", ":2: [daemon]: stop_grace must be a number of seconds above 0, not -1"),
+        ("[daemon]\nbackend = 'gevent'\n", ":2: [daemon]: backend must be one of asyncio, uvloop, standalone"),
+        ("[daemon]\nname = '../x'\n", ":2: [daemon]: name must be a name of letters, digits and . _ @ -"),
+        ("[daemon]\nlog = 3\n", ":2: [daemon] log: must be a table"),
+        ("daemon = 3\n", "daemon must be a table: [daemon]"),
+        ("[app]\ntarget = 'main'\n", ":2: [app] target: 'main' must be module:attribute or path/to/file.py:attribute"),
+        ("[app]\ntarget = 3\n", ":2: [app] target: must be module:attribute"),
+        ("[daemon\n", "(at line 1, column 8)"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, text, message):
+    """An invalid file is refused with file, line, key, and what would be right."""
+    file = tmp_path / "dari.toml"
+    file.write_text(text)
+
+    with pytest.raises(ConfigError) as caught:
+        read_file(str(file))
+
+    assert str(caught.value).startswith(str(file))
+    assert message in str(caught.value)
+
+
+def test_wrong_values_elsewhere(tmp_path):
+    """The environment's mistakes are the configuration's (6), the command line's are bad arguments (2)."""
+    with pytest.raises(ConfigError, match="DARI_DAEMON__NMAE: unknown key; did you mean 'DARI_DAEMON__NAME'"):
+        settle(tmp_path, environ={"DARI_DAEMON__NMAE": "x"})
+    with pytest.raises(ConfigError, match="DARI_DAEMON__STOP_GRACE: stop_grace must be a number"):
+        settle(tmp_path, environ={"DARI_DAEMON__STOP_GRACE": "soon"})
+    with pytest.raises(Refused, match="--stop-grace: stop_grace must be a number") as caught:
+        settle(tmp_path, command_line={"stop_grace": "soon"})
+    assert caught.value.code == 2
+
+
+def test_further_tables_are_the_programs(tmp_path):
+    """Whatever stands outside [daemon] is not looked at, but handed on."""
+    file = tmp_path / "dari.toml"
+    file.write_text("top = 1\n[app]\nport = 8080\n[[database]]\nurl = 'x'\n[daemon.log]\n")
+
+    assert read_file(str(file)) == {"top": 1, "app": {"port": 8080}, "database": [{"url": "x"}], "daemon": {"log": {}}}
+
+
+def test_the_snapshot_is_immutable():
+    """ctx.config cannot be changed, at any depth."""
+    config = freeze({"app": {"list": [{"a": 1}]}})
+
+    with pytest.raises(TypeError):
+        config["app"]["x"] = 1
+    with pytest.raises(TypeError):
+        config["app"]["list"][0]["a"] = 2
+    assert config["app"]["list"] == ({"a": 1},)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        ([], 2, "COMMAND"),
+        (["begin", "app.py:main"], 2, "invalid choice"),
+        (["status"], 2, "which service? Give a TARGET"),
+        (["start", "--name", "x"], 2, "what is to be started?"),
+        (["start", "app.py"], 2, "must be module:attribute"),
+        (["start", "app.py:main", "--stop-grace", "soon"], 2, "--stop-grace"),
+        (["start", "app.py:main", "-c", "missing.toml"], 6, "cannot read"),
+        (["start", "app.py:main", "-c", "bad.toml"], 6, "bad.toml:2: [daemon] nmae: unknown key; did you mean 'name'?"),
+        (["start", "missing.py:main"], 5, "there is no file"),
+        (["start", "missing_module:main", "--name", "app"], 5, "No module named 'missing_module'"),
+        (["start", "app.py:mian"], 5, "has no 'mian'"),
+        (["start", "app.py:plain"], 5, "must be an `async def` or a generator function"),
+        (["start", "app.py:number"], 5, "main must be a function, not 3"),
+        (["start", "broken.py:main", "--name", "app"], 5, "ZeroDivisionError"),
+        (["run", "broken.py:main", "--name", "app"], 5, "ZeroDivisionError"),
+        (["start", "app.py:main", "--chdir", "/nowhere"], 6, "chdir /nowhere"),
+    ],
+)
+def test_exit_codes_of_mistakes(bench, arguments, code, text):
+    """Bad arguments 2, an import that fails 5, a bad configuration 6; each with its sentence, also in JSON."""
+    bench.program("def plain(ctx): ...\nnumber = 3\n")
+    bench.program("async def main(ctx):\n    pass\n1 / 0\n", "broken.py")
+    (bench.directory / "bad.toml").write_text("[daemon]\nnmae = 'x'\n")
+
+    if "run" in arguments:
+        del bench.env["DARI_DAEMON__LOGFILE"]  # so that it tells its terminal
+    done = bench.dari(*arguments)
+
+    assert done.returncode == code, done
+    assert text in done.stderr
+    assert done.stdout == ""
+    if arguments and code != 2 and arguments[0] == "start":
+        answer = bench.dari(*arguments, "--json")
+        assert answer.returncode == json.loads(answer.stdout)["code"] == code
+        assert text in json.loads(answer.stdout)["text"]
+        assert answer.stderr == ""
+        assert bench.status() == (3, "stopped")
+
+
+def test_a_module_target_with_configuration(bench):
+    """A module is found beside the configuration that names it, and main gets the whole file."""
+    bench.program(
+        """
+        async def main(ctx):
+            print(ctx.name, ctx.config["app"]["port"], ctx.config["daemon"]["name"])
+            ctx.ready()
+            await ctx.stopping.wait()
+        """,
+        "service_module.py",
+    )
+    config = bench.config("[daemon]\nname = 'app'\n[app]\ntarget = 'service_module:main'\nport = 8080\n")
+
+    started = bench.dari("start", "-c", config)
+
+    assert started.stdout.splitlines()[0] == "app 8080 app"
+    assert bench.dari("status", "-c", config).returncode == 0
+    assert bench.dari("stop", "-c", config).returncode == 0

@@ -1,0 +1,92 @@
+"""Every kind of main on every host: ready, stopping, cancel and failure mean the same everywhere."""
+
+from __future__ import annotations
+
+import pytest
+
+ASYNC = """
+    async def with_ctx(ctx):
+        ctx.ready()
+        await ctx.stopping.wait()
+        print("asked")
+    async def without():
+        import asyncio
+        try:
+            await asyncio.Event().wait()
+        finally:
+            print("cancelled")
+    async def fails_late(ctx):
+        ctx.ready()
+        raise RuntimeError("no disk")
+    async def fails_at_once():
+        raise RuntimeError("no disk")
+"""
+STEPS = """
+    import dari
+    def with_ctx(ctx):
+        ctx.ready()
+        yield ctx.stopping.wait()
+        print("asked")
+    def without():
+        try:
+            yield dari.sleep(3600)
+        finally:
+            print("cancelled")
+    def fails_late(ctx):
+        ctx.ready()
+        yield dari.sleep(0.01)
+        raise RuntimeError("no disk")
+    def fails_at_once():
+        raise RuntimeError("no disk")
+        yield
+"""
+# The same for a coroutine that dari steps itself: it may wait for dari's own things only.
+STEPPED = ASYNC.replace("import asyncio", "import dari").replace("asyncio.Event().wait()", "dari.sleep(3600)")
+
+
+@pytest.fixture(
+    params=[("asyncio", ASYNC), ("uvloop", ASYNC), ("asyncio", STEPS), ("uvloop", STEPS), ("standalone", STEPS),
+            ("standalone", STEPPED)],
+    ids=["asyncio", "uvloop", "steps on asyncio", "steps on uvloop", "steps alone", "coroutine alone"],
+)  # fmt: skip
+def hosted(bench, request):
+    backend, program = request.param
+    if backend == "uvloop":
+        pytest.importorskip("uvloop")
+    bench.program(program)
+    bench.env["DARI_DAEMON__BACKEND"] = backend
+    return bench
+
+
+def test_ready_and_stopping(hosted):
+    """main says when it is ready, and is told when to stop."""
+    hosted.start(target="app.py:with_ctx")
+
+    assert hosted.dari("stop", "app.py:main", "--strict").returncode == 0
+    assert "asked\n" in hosted.log()
+
+
+def test_main_without_a_context(hosted):
+    """Without a parameter main is ready at its first wait, and cancelled at the stop."""
+    hosted.start(target="app.py:without")
+
+    assert hosted.dari("stop", "app.py:main", "--strict").returncode == 0
+    assert "cancelled\n" in hosted.log()
+
+
+def test_failure_after_ready(hosted, until, gone):
+    """A main that fails later leaves its traceback in the log and the pidfile clear."""
+    pid = hosted.start(target="app.py:fails_late")
+
+    assert gone(pid)
+    assert "RuntimeError: no disk" in hosted.log()
+    assert hosted.status() == (3, "stopped")
+
+
+def test_failure_in_the_first_step(hosted):
+    """A main that fails before its first wait was never ready."""
+    done = hosted.dari("start", "app.py:fails_at_once")
+
+    assert done.returncode == 1
+    assert "RuntimeError: no disk" in done.stderr
+    assert "is ready" not in hosted.log()
