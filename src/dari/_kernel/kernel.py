@@ -177,9 +177,12 @@ class Kernel:
     def _resume(self, task: Task[Any], pending: Outcome[Any] | Mark) -> Any:
         """Resume a task that is not resumed by a plain `next`."""
         if pending is FIRST:
-            task._steps = self.driver.steps_of(task._source)
-            pending = Value(None)
-        elif pending is CANCEL:
+            task.started_at = self.clock()
+            if not hasattr(task._source, "__next__"):  # a coroutine
+                task._steps = self.driver.steps_of(task._source)
+            task._pending = task._mark()
+            return task._context.run(next, task._steps)  # type: ignore[arg-type]
+        if pending is CANCEL:
             rare = task._rarely()
             if rare.swallowed >= PATIENCE and not rare.patient:
                 return Penance(rare.swallowed - PATIENCE)
@@ -249,14 +252,13 @@ class Kernel:
                 f"the scheduler holds {len(self.tasks)} tasks, which is its max_tasks: wait for some to end"
             )
         source = main(*args) if callable(main) else main
-        coroutine = isinstance(source, CoroutineType)
-        if not coroutine and not isinstance(source, GeneratorType):
-            if not (hasattr(source, "send") and hasattr(source, "throw") and hasattr(source, "close")):
-                raise TypeError(
-                    f"{main!r} gave {source!r}: a task is a generator or a coroutine, or a function that makes one"
-                    " (is there a `yield` in it?)"
-                )
-            coroutine = not hasattr(source, "__next__")
+        if not isinstance(source, (GeneratorType, CoroutineType)) and not (
+            hasattr(source, "send") and hasattr(source, "throw") and hasattr(source, "close")
+        ):
+            raise TypeError(
+                f"{main!r} gave {source!r}: a task is a generator or a coroutine, or a function that makes one"
+                " (is there a `yield` in it?)"
+            )
         if args and source is main:
             raise TypeError(f"{main!r} has begun already, so it takes no arguments: {args!r}")
         context = copy_context()
@@ -271,8 +273,6 @@ class Kernel:
             task._on_end = [on_end]
         self.tasks[task] = None
         self.created += 1
-        if coroutine:
-            task._pending = FIRST
         if base is not None:
             assert base._members is not None
             base._members[task] = None

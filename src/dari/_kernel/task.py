@@ -50,7 +50,7 @@ class TaskState(Enum):
 
 @final
 class Mark(Enum):
-    """What a `yield` meets instead of being done. (`FIRST`: a coroutine that nobody has stepped yet.)"""
+    """What a `yield` meets instead of being done. (`FIRST`: it has not been stepped yet.)"""
 
     CANCEL = "cancel"
     HELD = "held"
@@ -171,7 +171,7 @@ class Task(Operation[T_co]):
         self.kernel = kernel
         self.steps = 0
         self.created_at: Final = now
-        self.started_at: float | None = None
+        self.started_at: float | None = None  # stays None if it is cancelled before its first step
         self.ended_at: float | None = None
         self._source = source  # what the user gave: it has the name, the code and the frame
         self._steps: Steppable | None = source
@@ -180,7 +180,7 @@ class Task(Operation[T_co]):
         self._requeue: Callable[[Task[Any]], None] = lane.aside.queue.append  # type: ignore[union-attr]
         self._base = self._scope = base
         self._parent: ref[Task[Any]] | None = None if kernel.current is None else ref(kernel.current)
-        self._pending: Outcome[Any] | Mark | None = None
+        self._pending: Outcome[Any] | Mark | None = FIRST
         self._wait: TaskWait | None = None
         self._outcome: Outcome[T_co] | None = None
         self._on_end: list[Callable[[Task[Any]], object]] | None = None
