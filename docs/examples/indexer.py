@@ -32,13 +32,13 @@ import os
 import stat
 import sys
 import sysconfig
+import threading
 import time
 import tokenize
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import dari
@@ -47,6 +47,9 @@ SKIPPED = {"__pycache__", "site-packages"}
 READERS = 4  # files of one directory that are on the pool at a time
 LARGEST_FILE = 10_000_000  # bytes
 LONGEST_REQUEST = 10  # seconds
+# CPython 3.11 keeps the depth of the tree it builds in one place for all threads, and raises a SystemError when they
+# alternate. The GIL lets only one of them parse anyway.
+PARSING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,10 @@ def list_directory(path: str) -> Listing:
 
 def read_module(path: str) -> Module:
     lines = read_lines(path)
+    with PARSING:
+        tree = ast.parse("".join(lines), "<indexed>")
     definitions, imports = 0, list[str]()
-    for statement in statements(ast.parse("".join(lines), "<indexed>")):
+    for statement in statements(tree):
         match statement:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 definitions += 1
@@ -262,9 +267,9 @@ def standalone(settings: Settings) -> None:
         indexer = Indexer(settings.root, pool, scheduler)
         task = scheduler.create_task(with_progress, indexer)
         scheduler.run()
-    task.result()
-    print_table(indexer.rows(names=3))
-    print(scheduler.stats(), pool.stats(), sep="\n\n")
+        task.result()
+        print_table(indexer.rows(names=3))
+        print(scheduler.stats(), pool.stats(), sep="\n\n")
 
 
 def with_progress(indexer: Indexer) -> dari.Steps[None]:
@@ -300,7 +305,9 @@ def print_table(rows: Iterator[tuple[str, str, str]]) -> None:
         for section, name, text in rows:
             print(f"{section:<14} {name:<22} {text}")
         return
-    table = Table("", "", "", show_header=False)
+    table = Table(show_header=False)
+    for _ in range(3):
+        table.add_column(overflow="fold")
     for section, name, text in rows:
         if section:
             table.add_section()
@@ -316,13 +323,16 @@ async def serving(settings: Settings) -> AsyncGenerator[str, None]:
     """Index, and answer at the URL that is given, while the block lasts."""
     async with dari.Pool(settings.workers) as pool, dari.Scheduler(name="indexer") as scheduler:
         indexer = Indexer(settings.root, pool, scheduler)
-        server = await asyncio.start_server(partial(answer, indexer), "127.0.0.1", settings.port)
-        work = scheduler.create_task(indexer.index)
+        scheduler.create_task(indexer.index)
+        # The connections are tasks of the same scheduler: what is cancelled and waited for at the end are all of them.
+        server = await asyncio.start_server(
+            lambda reader, writer: scheduler.create_task(answer, indexer, reader, writer), "127.0.0.1", settings.port
+        )
         try:
             yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
         finally:
             server.close()
-            work.cancel("stopping")
+            scheduler.cancel("stopping")
 
 
 async def answer(indexer: Indexer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
