@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from dari.daemon.pidfile import look
+
 PATIENCE = 20.0  # for an event that must come; nothing waits this long unless it is broken
 
 # Every service says that it ran, and who it was: what the starts *believe* counts for nothing.
@@ -112,6 +114,10 @@ class Bench:
     def status(self) -> tuple[int, str]:
         done = self.dari("status", "app.py:main", "--json")
         return done.returncode, json.loads(done.stdout)["state"]
+
+    def is_now(self, state: str) -> bool:
+        """The same question without a process, for waiting."""
+        return look(str(self.pidfile)).state.value == state
 
     def witnesses(self) -> list[int]:
         """Return the pid of every service that ever ran here, in order."""

@@ -45,9 +45,8 @@ STEPPED = ASYNC.replace("import asyncio", "import dari").replace("asyncio.Event(
 
 
 @pytest.fixture(
-    params=[("asyncio", ASYNC), ("uvloop", ASYNC), ("asyncio", STEPS), ("uvloop", STEPS), ("standalone", STEPS),
-            ("standalone", STEPPED)],
-    ids=["asyncio", "uvloop", "steps on asyncio", "steps on uvloop", "steps alone", "coroutine alone"],
+    params=[("asyncio", ASYNC), ("uvloop", ASYNC), ("asyncio", STEPS), ("standalone", STEPS), ("standalone", STEPPED)],
+    ids=["asyncio", "uvloop", "steps on asyncio", "steps alone", "coroutine alone"],
 )  # fmt: skip
 def hosted(bench, request):
     backend, program = request.param

@@ -31,7 +31,7 @@ def race(bench, *options: str) -> list[tuple[int, dict]]:
     """Release the starts at one instant; return their exit codes and answers."""
     worker = bench.directory / "worker.py"
     worker.write_text(WORKER)
-    instant = time.time() + 1.2
+    instant = time.time() + 0.9
     arguments = [str(worker), str(instant), "start", "app.py:main", "--json", *options]
     bench.command = lambda *rest: [sys.executable, *rest]
     try:

@@ -13,7 +13,7 @@ import pytest
 def test_a_clean_stop_is_0(bench, until, signum):
     """It is the very process that was started, holds lock and pidfile, and ends with 0 after a signal."""
     run = bench.popen("run", "app.py:main")
-    until(lambda: bench.status() == (0, "running"))
+    until(lambda: bench.is_now("running"))
     answer = json.loads(bench.dari("status", "app.py:main", "--json").stdout)
     run.send_signal(signum)
 
@@ -25,7 +25,7 @@ def test_a_clean_stop_is_0(bench, until, signum):
 def test_stop_reaches_it(bench, until):
     """`dari stop` stops a foreground service too."""
     run = bench.popen("run", "app.py:main")
-    until(lambda: bench.status() == (0, "running"))
+    until(lambda: bench.is_now("running"))
 
     assert bench.dari("stop", "app.py:main", "--strict").returncode == 0
     assert run.wait(timeout=30) == 0
@@ -86,7 +86,7 @@ def test_told_so_it_logs_to_a_file(bench):
 def test_kill_9_of_a_foreground_service(bench, until):
     """After kill -9 its status is 1, and the next one starts."""
     run = bench.popen("run", "app.py:main")
-    until(lambda: bench.status() == (0, "running"))
+    until(lambda: bench.is_now("running"))
     run.kill()
     run.wait()
 
@@ -99,7 +99,7 @@ def test_hup_of_a_closed_terminal_ends_it(bench, until):
     master, slave = os.openpty()
     run = bench.popen("run", "app.py:main", stdin=slave)
     os.close(slave)
-    until(lambda: bench.status() == (0, "running"))
+    until(lambda: bench.is_now("running"))
     run.send_signal(signal.SIGHUP)
 
     assert run.wait(timeout=30) == 0

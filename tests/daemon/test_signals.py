@@ -147,7 +147,7 @@ def test_a_terminated_child_does_not_stop_the_service(bench, until, gone):
 def test_a_storm_of_signals(bench, until):
     """20 000 HUPs and a TERM at their end: the service stops, and stderr is not flooded."""
     run = bench.popen("run", "app.py:main")
-    until(lambda: bench.status() == (0, "running"))
+    until(lambda: bench.is_now("running"))
     for _ in range(20_000):
         os.kill(run.pid, signal.SIGHUP)
     run.send_signal(signal.SIGTERM)

@@ -179,6 +179,7 @@ def test_start_timeout(bench, gone):
     assert bench.status() == (3, "stopped")
 
 
+@pytest.mark.slow
 def test_start_timeout_kills_who_ignores_term(bench, gone):
     """At the start timeout, too, KILL follows the TERM that is not heard."""
     bench.program(
@@ -228,7 +229,7 @@ def test_service_survives_the_launcher(bench, until):
     start.wait()
     (bench.directory / "go").touch()
 
-    until(lambda: bench.status() == (0, "running"))
+    until(lambda: bench.is_now("running"))
     assert bench.dari("stop", "app.py:main").returncode == 0
 
 
