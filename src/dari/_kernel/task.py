@@ -242,16 +242,18 @@ class Task(Operation[T_co]):
 
     def result(self) -> T_co:
         """What it returned. Raises its own error, or `TaskCancelledError`; never waits (RuntimeError while it runs)."""
-        return self._ended().unwrap()
+        outcome = self._ended()
+        try:
+            return outcome.unwrap()
+        finally:
+            del self, outcome  # this frame is in the traceback of the error that they hold
 
     def exception(self) -> BaseException | None:
         """The error that it ended with, or None. Raises `TaskCancelledError` if it was cancelled; never waits."""
         outcome = self._ended()
-        if isinstance(outcome, Value):
-            return None
         if self.cancelled():
-            outcome.unwrap()
-        return outcome.error
+            raise self._cancelled_error()
+        return None if isinstance(outcome, Value) else outcome.error
 
     def _ended(self) -> Outcome[T_co]:
         if self._outcome is None:
