@@ -1,14 +1,18 @@
-"""A driver with a clock that is set by hand. Kernel tests feed `advance` and look at what it needs."""
+"""A driver with a clock that is set by hand. Kernel tests feed `advance` and look at what it needs: nothing here waits."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from dari._kernel.contract import MORE, Idle, Need, Operation
 from dari._kernel.kernel import Kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterable
+
+    from dari._kernel.task import Task
 
 
 class ByHand:
@@ -20,6 +24,8 @@ class ByHand:
         self.reports: list[tuple[str, BaseException | None]] = []
         self.posted: list[Callable[[], object]] = []
         self.kernel = Kernel(self, **options)
+
+    # ---- what the kernel asks ----------------------------------------------------------------------------------
 
     def clock(self) -> float:
         return self.now
@@ -42,9 +48,14 @@ class ByHand:
     def report(self, what: str, error: BaseException | None) -> None:
         self.reports.append((what, error))
 
-    def step(self, steps: int = 1) -> Need:
+    # ---- what a test asks --------------------------------------------------------------------------------------
+
+    def create(self, main: Any, *args: Any, priority: int | None = None, name: str | None = None) -> Task[Any]:
+        return self.kernel.create_task(main, args, priority, name)
+
+    def step(self, steps: int = 1, ready: Iterable[Any] = ()) -> Need:
         posted, self.posted = self.posted, []
-        return self.kernel.advance((), posted, steps)
+        return self.kernel.advance(ready, posted, steps)
 
     def settle(self) -> Need:
         """Run until nothing is ready, at the present time."""
@@ -52,8 +63,35 @@ class ByHand:
             pass
         return need
 
+    def at(self, now: float) -> Need:
+        """Let it be `now`, and run until nothing is ready."""
+        self.now = now
+        return self.settle()
+
     def run(self) -> Need:
         """Run until every task has ended, or nothing but the outside could wake one; time jumps."""
         while isinstance(need := self.settle(), Idle) and need.deadline is not None:
             self.now = need.deadline
         return need
+
+    def counts(self) -> dict[str, int]:
+        kernel = self.kernel
+        return {
+            "created": kernel.created,
+            "completed": kernel.completed,
+            "failed": kernel.failed,
+            "cancelled": kernel.cancelled,
+            "alive": len(kernel.tasks),
+        }
+
+
+@pytest.fixture
+def hand() -> ByHand:
+    """A kernel, stepped by hand."""
+    return ByHand()
+
+
+@pytest.fixture
+def by_hand() -> type[ByHand]:
+    """For tests that want options, or two of them, or a new one for each example."""
+    return ByHand

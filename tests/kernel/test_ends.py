@@ -1,0 +1,238 @@
+"""How failures are heard of, what comes out of `advance`, and what runs when a task has ended."""
+
+from __future__ import annotations
+
+import pytest
+
+import dari
+from dari._kernel.contract import FINISHED
+
+
+def fail(error):
+    yield
+    raise error
+
+
+def wait_for(task):
+    try:
+        yield task
+    except Exception as error:
+        return error
+
+
+def test_a_failure_that_nobody_waits_for_is_reported_once(hand):
+    """When the task ends, with its error; and it is kept for whoever asks at the end."""
+    error = OSError("disk")
+    task = hand.create(fail, error, name="writer")
+    hand.run()
+    hand.run()
+
+    assert [(f"<Task {task.id} 'writer' failed> failed, and nobody waits for it", error)] == hand.reports
+    assert ([task], 1) == (list(hand.kernel.unobserved), hand.kernel.unobserved_count)
+
+
+def test_a_failure_that_somebody_waits_for_is_not_reported(hand):
+    """Neither if it is a task, nor a callback, nor a group."""
+    awaited = hand.create(fail, OSError())
+    called = hand.create(fail, OSError())
+    called.add_done_callback(lambda task: None)
+    hand.create(wait_for, awaited)
+
+    def parent():
+        try:
+            with dari.TaskGroup() as group:
+                group.create_task(fail, OSError())
+                yield group.join()
+        except* OSError:
+            pass
+
+    hand.create(parent)
+    hand.run()
+
+    assert ([], 0) == (hand.reports, hand.kernel.unobserved_count)
+
+
+def test_a_failure_after_somebody_looked_and_left_is_reported(hand):
+    """A waiter that was cancelled waits no more."""
+
+    def late():
+        yield dari.sleep(5)
+        raise OSError("late")
+
+    task = hand.create(late)
+
+    def looker():
+        with dari.move_on_after(1):
+            yield dari.shield(task)
+
+    hand.create(looker)
+    hand.run()
+
+    assert ["late"] == [str(error) for _, error in hand.reports]
+
+
+@pytest.mark.parametrize("how", ["result", "exception", "join"])
+def test_looking_later_observes(hand, how):
+    """Who asks for the result, the exception, or waits, has seen it."""
+    task = hand.create(fail, OSError())
+    hand.run()
+    assert 1 == hand.kernel.unobserved_count
+
+    if how == "join":
+        hand.create(wait_for, task)
+        hand.run()
+    elif how == "result":
+        with pytest.raises(OSError):
+            task.result()
+    else:
+        task.exception()
+
+    assert ({}, 0) == (hand.kernel.unobserved, hand.kernel.unobserved_count)
+
+
+def test_64_failures_are_kept_and_all_are_counted(hand):
+    """Memory is bounded, the number is true."""
+    for _ in range(100):
+        hand.create(fail, OSError())
+    hand.run()
+
+    assert (64, 100, 100) == (len(hand.kernel.unobserved), hand.kernel.unobserved_count, len(hand.reports))
+
+
+def test_done_callbacks(hand):
+    """Called with the task, in order, when it has ended; at once if it had; an error in one harms nobody."""
+    seen = []
+    error = RuntimeError("callback")
+
+    def bad(task):
+        raise error
+
+    task = hand.create(fail, OSError("x"))
+    task.add_done_callback(lambda task: seen.append(("first", task.done())))
+    task.add_done_callback(bad)
+    task.add_done_callback(lambda task: seen.append(("second", str(task.exception()))))
+    hand.run()
+    task.add_done_callback(lambda task: seen.append(("late", task.done())))
+
+    assert [("first", True), ("second", "x"), ("late", True)] == seen
+    assert [error] == [reported for _, reported in hand.reports]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_keyboard_interrupt_and_system_exit_come_out_of_advance(hand, kind):
+    """After the task has ended with them; the others are as they were, and go on at the next advance."""
+
+    def other():
+        yield
+        yield
+        return "went on"
+
+    task = hand.create(fail, kind("now"))
+    going_on = hand.create(other)
+    with pytest.raises(kind, match="now"):
+        hand.settle()
+
+    assert (dari.TaskState.FAILED, kind) == (task.state, type(task.exception()))
+    assert not going_on.done()
+    assert hand.run() is FINISHED
+    assert ("went on", []) == (going_on.result(), hand.reports)
+
+
+def test_keyboard_interrupt_through_a_group(hand):
+    """The body's own leaves the group as it is, even if a child failed too: that one is reported."""
+
+    def stubborn():
+        try:
+            yield dari.sleep(100)
+        finally:
+            raise ValueError("child")
+
+    def main():
+        with dari.TaskGroup() as group:
+            group.create_task(stubborn)
+            yield
+            yield
+            raise KeyboardInterrupt
+
+    hand.create(main)
+    with pytest.raises(KeyboardInterrupt):
+        hand.settle()
+
+    assert ["child"] == [str(error.exceptions[0]) for _, error in hand.reports]
+
+
+def test_what_was_posted_is_called(hand):
+    """In order, before the steps; an error in it is reported, and the rest is called."""
+    seen = []
+
+    def main():
+        seen.append("step")
+        yield
+
+    def bad():
+        raise ValueError("posted")
+
+    hand.create(main)
+    hand.post(lambda: seen.append("one"))
+    hand.post(bad)
+    hand.post(lambda: seen.append("two"))
+    hand.step()
+
+    assert (["one", "two", "step"], ["posted"]) == (seen, [str(error) for _, error in hand.reports])
+
+
+def test_advance_inside_advance_is_refused(hand, by_hand):
+    """Of the same kernel or another on this thread: the task that tries gets the error."""
+    other = by_hand()
+
+    def main(kernel):
+        with pytest.raises(RuntimeError, match="runs on this thread already"):
+            kernel.advance()
+        yield
+
+    tasks = [hand.create(main, kernel) for kernel in (hand.kernel, other.kernel)]
+    hand.run()
+
+    assert [None, None] == [task.result() for task in tasks]
+
+
+def test_outside_of_a_task_there_is_no_current_one(hand):
+    """The error says where it can be used; between advances nothing is left in the slot."""
+    hand.create(fail, OSError())
+    hand.run()
+    with pytest.raises(RuntimeError, match="outside of a task"):
+        dari.current_task()
+
+    def main():
+        yield dari.sleep(1)
+        return dari.current_task()
+
+    task = hand.create(main)
+    hand.run()
+
+    assert task is task.result()
+    assert hand.kernel.current is None
+
+
+def test_notify_tells_the_driver_what_became_ready_between_advances(hand):
+    """A task created, an event set, a cancel; never during an advance."""
+    event = dari.Event()
+    counts = []
+
+    def waiter():
+        yield event.wait()
+        hand.create(fail, OSError())
+        yield dari.sleep(10)
+
+    task = hand.create(waiter)
+    counts.append(hand.notified)
+    hand.settle()
+    counts.append(hand.notified)
+    event.set()
+    counts.append(hand.notified)
+    hand.settle()
+    counts.append(hand.notified)
+    task.cancel()
+    counts.append(hand.notified)
+
+    assert [1, 1, 2, 2, 3] == counts

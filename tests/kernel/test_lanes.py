@@ -1,0 +1,216 @@
+"""Who goes next: one choice per item, counted bounds, FIFO."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dari._kernel.lanes import Lanes
+
+
+def drain(lanes):
+    taken = []
+    while (item := lanes.pop()) is not None:
+        taken.append(item)
+    return taken
+
+
+def test_empty():
+    """Empty lanes are false, hold nothing, and give None."""
+    lanes = Lanes()
+
+    assert (False, 0, {}, None, None) == (bool(lanes), len(lanes), lanes.count(), lanes.pop(), lanes.choose(1))
+
+
+def test_first_in_first_out():
+    """Within a lane the order is that of arrival."""
+    lanes = Lanes()
+    for number in range(100):
+        lanes.push(0, number)
+
+    assert list(range(100)) == drain(lanes)
+
+
+def test_the_lower_priority_number_goes_first():
+    """As `nice` has it: -2 before 0 before 7, whatever came first."""
+    lanes = Lanes()
+    for priority in (7, 0, -2, 3):
+        lanes.push(priority, priority)
+
+    assert [-2, 0, 3, 7] == drain(lanes)
+
+
+def test_woken_before_yielded():
+    """What was woken goes before what stepped aside, inside one priority only."""
+    lanes = Lanes()
+    lanes.push_aside(0, "yielded 0")
+    lanes.push(1, "woken 1")
+    lanes.push_aside(-1, "yielded -1")
+    lanes.push(0, "woken 0")
+
+    assert ["yielded -1", "woken 0", "yielded 0", "woken 1"] == drain(lanes)
+
+
+def test_the_choice_is_made_after_every_item():
+    """What becomes ready at a higher priority goes next, in the middle of a burst too."""
+    lanes = Lanes()
+    for number in range(4):
+        lanes.push(0, number)
+    taken = []
+    lane = lanes.choose(100)
+    count = 0
+    for _ in lanes.burst:
+        taken.append(lane.queue.popleft())
+        count += 1
+        if taken == [0, 1]:
+            lanes.push(-1, "urgent")
+    lanes.served(lane, count)
+
+    assert [0, 1] == taken
+    assert ["urgent", 2, 3] == drain(lanes)
+
+
+def test_a_burst_is_never_longer_than_asked():
+    """`choose(most)` lets take at most that many."""
+    lanes = Lanes()
+    for number in range(10):
+        lanes.push_aside(0, number)
+    lanes.choose(3)
+
+    assert 3 == len(lanes.burst)
+
+
+def test_count_is_per_priority():
+    """Woken and yielded are counted together, empty priorities not at all."""
+    lanes = Lanes()
+    lanes.push(0, "a")
+    lanes.push_aside(0, "b")
+    lanes.push(-2, "c")
+    lanes.push(5, "d")
+    lanes.pop()
+
+    assert ({0: 2, 5: 1}, 3) == (lanes.count(), len(lanes))
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_below_one_is_refused(limit):
+    """A bound of no steps at all has no meaning; None is the word for strict."""
+    with pytest.raises(ValueError, match="None for strict"):
+        Lanes(limit)
+
+
+def test_strict_without_a_limit():
+    """`None`: a lower priority waits for as long as there is anything higher."""
+    lanes = Lanes(None)
+    lanes.push(1, "low")
+    for _ in range(10_000):
+        lanes.push(0, "high")
+
+    assert ["high"] * 10_000 + ["low"] == drain(lanes)
+
+
+def test_the_head_of_a_lane_is_passed_over_at_most_limit_times():
+    """With two lanes the lower one is served after exactly `limit` items of the higher one, each time."""
+    lanes = Lanes(3)
+    lanes.push(1, "low")
+    lanes.push(1, "low")
+    for _ in range(8):
+        lanes.push(0, "high")
+
+    assert ["high"] * 3 + ["low"] + ["high"] * 3 + ["low"] + ["high"] * 2 == drain(lanes)
+
+
+def test_the_most_urgent_lane_is_not_starved_by_many_due_ones():
+    """With fewer steps than lanes all the others are always due; the bound holds for the first one, too."""
+    lanes = Lanes(1)
+    for _ in range(30):
+        for priority in (0, 1, 2):
+            lanes.push(priority, priority)
+    taken = [lanes.pop() for _ in range(30)]
+
+    assert {0: 10, 1: 10, 2: 10} == {priority: taken.count(priority) for priority in (0, 1, 2)}
+
+
+pushes = st.tuples(st.integers(0, 3), st.booleans(), st.integers(1, 4))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    limit=st.integers(1, 9),
+    moves=st.lists(st.one_of(pushes, st.integers(1, 6)), max_size=60),
+    bursts=st.booleans(),
+)
+def test_the_bound_holds_for_random_arrivals(limit, moves, bursts):
+    """No head is passed over by more than limit + lanes - 1 items, in bursts or one at a time; FIFO holds in each lane."""
+    lanes = Lanes(limit)
+    standing: dict[tuple[int, bool], list[int]] = {}
+    passed: dict[tuple[int, bool], int] = {}
+    serial = 0
+
+    def note(item):
+        nonlocal worst
+        key, number = item
+        assert standing[key].pop(0) == number
+        for other in standing:
+            passed[other] = passed.get(other, 0) + 1 if other != key and standing[other] else 0
+            worst = max(worst, passed[other])
+
+    worst = 0
+    for move in [*moves, 10_000]:
+        if isinstance(move, int):
+            left = move
+            while left > 0:
+                if not bursts:
+                    item = lanes.pop()
+                    if item is None:
+                        break
+                    note(item)
+                    left -= 1
+                    continue
+                lane = lanes.choose(left)
+                if lane is None:
+                    break
+                count = 0
+                for _ in lanes.burst:
+                    if not lane.queue:
+                        break
+                    note(lane.queue.popleft())
+                    count += 1
+                lanes.served(lane, count)
+                left -= count
+        else:
+            priority, woken, many = move
+            for _ in range(many):
+                serial += 1
+                key = (priority, woken)
+                standing.setdefault(key, []).append(serial)
+                (lanes.push if woken else lanes.push_aside)(priority, (key, serial))
+
+    assert worst <= limit + len(standing) - 1
+    assert not any(standing.values())
+
+
+def shuffled(seed):
+    lanes = Lanes(seed=seed)
+    for number in range(50):
+        lanes.push(0, number)
+    return drain(lanes)
+
+
+def test_a_seed_shuffles_reproducibly():
+    """The same seed gives the same order, another one another, and nothing is lost or doubled."""
+    assert shuffled(7) == shuffled(7)
+    assert shuffled(7) != shuffled(8)
+    assert sorted(shuffled(7)) == list(range(50))
+
+
+def test_a_seed_shuffles_inside_a_lane_only():
+    """Priorities and woken-before-yielded hold with a seed, too."""
+    lanes = Lanes(seed=3)
+    for number in range(20):
+        lanes.push(1, ("low", number))
+        lanes.push_aside(0, ("yielded", number))
+        lanes.push(0, ("woken", number))
+
+    assert ["woken"] * 20 + ["yielded"] * 20 + ["low"] * 20 == [kind for kind, _ in drain(lanes)]
