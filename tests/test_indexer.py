@@ -425,7 +425,7 @@ def test_daemon(tree: Path, tmp_path: Path) -> None:
     )
 
     def command(*arguments: str) -> tuple[int, dict[str, Any]]:
-        line = [sys.executable, "-m", "dari", *arguments, f"{EXAMPLE}:daemon", "-c", str(config), "--json"]
+        line = [sys.executable, "-m", "dari", *arguments, f"{EXAMPLE}:daemon", "-c", config, "--json"]
         done = subprocess.run(line, check=False, capture_output=True, text=True, timeout=PATIENCE)
         return done.returncode, json.loads(done.stdout)
 
@@ -459,6 +459,10 @@ def test_the_example_configuration() -> None:
     """The configuration file beside the example is one that dari and the example accept."""
     import tomllib
 
-    table = tomllib.loads((EXAMPLE.parent / "dari.toml").read_text())
+    from dari.daemon.config import resolve
 
-    assert indexer.Settings(**table["indexer"]).port == 8765
+    path = EXAMPLE.parent / "dari.toml"
+    settings = resolve(command_line={}, target=None, config=str(path), environ={}, keywords={}, cwd="/")
+
+    assert (settings.name, str(settings.target)) == ("indexer", f"{EXAMPLE}:daemon")
+    assert indexer.Settings(**tomllib.loads(path.read_text())["indexer"]).port == 8765

@@ -8,11 +8,11 @@ Inside an asyncio program, answering over HTTP while it works, until Ctrl-C:
 
     python docs/examples/indexer.py [DIRECTORY] --serve 8765
 
-As a daemon, with a configuration file (every line of which is optional, and so is the file):
+As a daemon (with `-c docs/examples/dari.toml` in place of the target, that file configures it):
 
-    dari start docs/examples/indexer.py:daemon -c docs/examples/dari.toml
+    dari start docs/examples/indexer.py:daemon
     curl http://127.0.0.1:8765/stats
-    dari stop -c docs/examples/dari.toml
+    dari stop docs/examples/indexer.py:daemon
 
 Without a directory it is the running Python's own standard library. Each directory has a generator task; what is nearer
 the root goes first, tests go last. Files are read and parsed on a pool. Bad input is counted and named, never fatal.
@@ -401,7 +401,7 @@ async def serve(settings: Settings) -> None:
 async def main(ctx: dari.Context) -> None:
     settings = Settings(**ctx.config.get("indexer", {}))
     async with serving(settings) as url:
-        logging.info("indexing %s: see %s", settings.root, url)
+        logging.getLogger("indexer").info("indexing %s: see %s", settings.root, url)
         ctx.ready()
         await ctx.stopping.wait()
 
@@ -418,11 +418,13 @@ def command_line() -> None:
     if not os.path.isdir(options.directory):
         parser.error(f"{options.directory} is not a directory")
     settings = Settings(options.directory, options.serve or 0, options.workers)
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         if options.serve is None:
             standalone(settings)
         else:
             asyncio.run(serve(settings))
+    except KeyboardInterrupt:
+        sys.exit(130 if options.serve is None else 0)  # half of a table is a failure; a server is meant to be stopped
 
 
 if __name__ == "__main__":
