@@ -145,6 +145,18 @@ class Lanes(Generic[T]):
 
     def pop(self) -> T | None:
         """Take one item, or None: for those who take one at a time."""
+        order = self._order
+        if len(order) == 1:  # nothing to choose: 0.15 µs instead of 0.5 (benchmarks/pool.py), and most pools are so
+            for lane in order:
+                queue = lane.queue
+                item = queue.popleft()
+                self._taken = lane._since = self._taken + 1
+                if not queue:
+                    lane._listed = False
+                    order.clear()
+                if self.burst:
+                    self.burst.clear()
+                return item
         lane = self.choose(1)
         if lane is None:
             return None

@@ -42,7 +42,7 @@ from dari.pool.line import Line
 from dari.pool.stats import PoolStats, Tally, frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from dari.pool.job import Seat
     from dari.pool.places import Place
@@ -242,11 +242,11 @@ class Desk:
 
     # ---- parts of sections: each is called with the lock held -----------------------------------------------------
 
-    def leave(self) -> list[Callable[[], object]]:
-        """The last thing in a section: what is to be `make`d after it."""
-        calls = self.calls
-        if calls:
-            self.calls = []
+    def leave(self) -> Sequence[Callable[[], object]]:
+        """The last thing in a section: what is to be `make`d after it. Never the list that others go on filling."""
+        if not self.calls:
+            return ()
+        calls, self.calls = self.calls, []
         return calls
 
     def take(self) -> Job[Any] | None:
@@ -272,7 +272,15 @@ class Desk:
         else:
             tally.cancelled += 1
         tally.runs.append(now - job._started_at)
-        self._one_less()
+        # What follows is `_one_less` and `_tell`, inlined for speed: 0.2 µs of 2.5 a job (benchmarks/pool.py).
+        self.unfinished -= 1
+        if not self.unfinished and self._when_idle:
+            self.calls += self._when_idle
+            self._when_idle = []
+        if job._waiters is None and job._rare is None:
+            job._state = state
+            job._waiters = ENDED
+            return True
         return self._tell(job, state)
 
     def fail_queue(self, cause: BaseException) -> None:

@@ -196,7 +196,7 @@ class Worker(Seat):
                 calls = desk.leave()
             if calls:
                 make(calls)
-                calls = []  # they hold what has ended
+                calls = ()  # they hold what has ended
             if job is not None:
                 done = None
                 state = run(job)

@@ -1,0 +1,125 @@
+"""Cancelling jobs, queued and running."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+
+import pytest
+
+from dari.exceptions import JobCancelled
+from dari.pool import JobState, current_job
+
+
+class Payload:
+    def __call__(self, *_):
+        raise AssertionError("it ran")
+
+
+def test_a_queued_job_is_cancelled_at_once_and_never_runs(one, gate):
+    """Whoever waits gets JobCancelled; a second cancel says the same."""
+    gate.hold(one)
+    job = one.submit(Payload())
+    told = []
+    job.add_done_callback(told.append)
+
+    assert (True, True) == (job.cancel(), job.cancel())
+    assert (JobState.CANCELLED, True, [job]) == (job.state, job.done(), told)
+    with pytest.raises(JobCancelled, match="Payload"):
+        job.result()
+    gate.open()
+    assert one.join(10)
+
+
+def test_cancelling_frees_the_payload_at_once(one, gate):
+    """Function, arguments and context are gone while the worker is still busy."""
+    gate.hold(one)
+    payload, argument = Payload(), Payload()
+    held = weakref.ref(payload), weakref.ref(argument)
+    job = one.submit(payload, argument)
+    del payload, argument
+    assert job.cancel()
+
+    assert (None, None) == (held[0](), held[1]())
+
+
+def test_a_destructor_in_a_cancelled_payload_may_use_the_pool(one, gate):
+    """No foreign code runs under the pool's lock."""
+    gate.hold(one)
+    handed_in = []
+
+    class Last:
+        def __del__(self):
+            handed_in.append(one.submit(pow, 2, 2))
+
+    job = one.submit(print, Last())
+    assert job.cancel()
+    job = one.submit(print, Last())
+    one._desk.close(cancel=False)
+    one._desk.open = True
+    gate.open()
+
+    assert 4 == handed_in[0].result()
+    job.cancel()
+
+
+def test_a_cancelled_job_gives_its_place_back(make_pool, gate):
+    """The bound counts what is queued, and it is not any more."""
+    pool = make_pool(1, max_queue=1, on_full="raise")
+    gate.hold(pool)
+    for _ in range(200):
+        assert pool.submit(int).cancel()
+    job = pool.submit(pow, 2, 2)
+    gate.open()
+
+    assert 4 == job.result()
+    assert (1, 200) == (pool.stats().priorities[0].completed - 1, pool.stats().cancelled)
+
+
+def test_cancelling_a_running_job_asks_it_to_end(one):
+    """`cancel` gives False; the job may look, and by `check_cancelled` it ends as cancelled."""
+    started, asked = threading.Event(), threading.Event()
+    seen = []
+
+    def work():
+        current_job().check_cancelled()
+        seen.append(current_job().cancel_requested)
+        started.set()
+        assert asked.wait(10)
+        seen.append(current_job().cancel_requested)
+        try:
+            current_job().check_cancelled()
+        except Exception:
+            seen.append("an except clause for errors caught it")
+
+    job = one.submit(work)
+    assert started.wait(10)
+    assert job.cancel() is False
+    asked.set()
+
+    with pytest.raises(JobCancelled):
+        job.result()
+    assert ([False, True], JobState.CANCELLED) == (seen, job.state)
+
+
+def test_a_running_job_may_ignore_the_request(one, gate):
+    """Then it ends as if there had been none."""
+    (job,) = gate.hold(one)
+    assert job.cancel() is False
+    gate.open()
+
+    assert "through" == job.result()
+    assert (False, False) == (job.cancel(), job.cancelled())
+
+
+def test_of_a_cancel_and_a_worker_exactly_one_gets_the_job(make_pool):
+    """`cancel` gave True for those that did not run, and only for those."""
+    pool = make_pool(2, max_queue=None)
+    for _ in range(20):
+        ran = set()
+        jobs = [pool.submit(ran.add, number) for number in range(200)]
+        cancelled = {number for number, job in reversed(list(enumerate(jobs))) if job.cancel()}
+        assert pool.join(10)
+
+        assert set() == cancelled & ran
+        assert set(range(200)) == cancelled | ran
