@@ -1,4 +1,4 @@
-"""A driver with a clock that is set by hand. Kernel tests feed `advance` and look at what it needs: nothing here waits."""
+"""A driver with a clock that is set by hand: tests feed `advance` and look at what it needs. Nothing here waits."""
 
 from __future__ import annotations
 

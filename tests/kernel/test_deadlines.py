@@ -28,7 +28,7 @@ def test_earliest_first_and_equal_times_in_the_order_they_were_set():
         deadlines.set(Alarm(name, rung), when)
     deadlines.expire(2.0)
 
-    assert (["a", "b", "c", "d"], 3.0) == (rung, deadlines.next())
+    assert (rung, deadlines.next()) == (["a", "b", "c", "d"], 3.0)
 
 
 def test_what_was_cleared_does_not_ring():
@@ -41,9 +41,9 @@ def test_what_was_cleared_does_not_ring():
     deadlines.clear(first)
     deadlines.clear(first)
 
-    assert 2.0 == deadlines.next()
+    assert deadlines.next() == 2.0
     deadlines.expire(5.0)
-    assert (["second"], None) == (rung, deadlines.next())
+    assert (rung, deadlines.next()) == (["second"], None)
 
 
 def test_what_was_moved_rings_once_at_its_new_time():
@@ -55,12 +55,12 @@ def test_what_was_moved_rings_once_at_its_new_time():
     deadlines.clear(alarm)
     deadlines.set(alarm, 3.0)
     deadlines.expire(2.0)
-    assert [] == rung
+    assert rung == []
 
     deadlines.expire(3.0)
     deadlines.expire(4.0)
 
-    assert ["moved"] == rung
+    assert rung == ["moved"]
 
 
 def test_an_alarm_may_clear_and_set_others_while_it_rings():
@@ -82,7 +82,7 @@ def test_an_alarm_may_clear_and_set_others_while_it_rings():
         deadlines.set(other, 1.0)
     deadlines.expire(1.0)
 
-    assert (["clearing"], 9.0) == (rung, deadlines.next())
+    assert (rung, deadlines.next()) == (["clearing"], 9.0)
 
 
 @settings(max_examples=150, deadline=None)
@@ -137,7 +137,7 @@ def test_many_timeouts_set_and_cleared_leave_the_heap_small(hand):
     hand.run()
 
     assert max(sizes) < 200
-    assert (0.0, None) == (hand.now, hand.kernel.deadlines.next())
+    assert (hand.now, hand.kernel.deadlines.next()) == (0.0, None)
 
 
 def test_sleepers_that_are_cancelled_leave_the_heap_small(hand):
@@ -156,7 +156,7 @@ def test_sleepers_that_are_cancelled_leave_the_heap_small(hand):
     hand.create(main)
     hand.run()
 
-    assert 0.0 == hand.now
+    assert hand.now == 0.0
     assert len(hand.kernel.deadlines) < 200
 
 
@@ -174,7 +174,7 @@ def test_alarms_that_drop_out_by_themselves_do_not_spoil_the_count():
         deadlines.set(alarm, 3600.0)
         deadlines.clear(alarm)
 
-    assert [] == rung
+    assert rung == []
     assert len(deadlines) < 200
 
 
@@ -190,11 +190,11 @@ def test_a_sleep_is_counted_from_the_step_that_starts_it(hand):
     hand.create(sleeper)
     need = hand.settle()
 
-    assert (1.5, []) == (need.deadline, woken)
+    assert (need.deadline, woken) == (1.5, [])
     hand.at(1.25)
-    assert [] == woken
+    assert woken == []
     hand.at(1.5)
-    assert [1.5] == woken
+    assert woken == [1.5]
 
 
 def test_a_timeout_is_counted_from_entering_the_block(hand):
@@ -211,7 +211,7 @@ def test_a_timeout_is_counted_from_entering_the_block(hand):
     hand.create(main)
     hand.run()
 
-    assert [(1.5, 1.5, True)] == ended
+    assert ended == [(1.5, 1.5, True)]
 
 
 def test_sleep_until_a_time_that_has_passed(hand):
@@ -229,4 +229,4 @@ def test_sleep_until_a_time_that_has_passed(hand):
     assert isinstance(hand.settle(), Idle)
     hand.run()
 
-    assert 7.0 == task.result()
+    assert task.result() == 7.0

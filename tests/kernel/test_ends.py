@@ -16,7 +16,7 @@ def fail(error):
 def wait_for(task):
     try:
         yield task
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - it is the result
         return error
 
 
@@ -49,7 +49,7 @@ def test_a_failure_that_somebody_waits_for_is_not_reported(hand):
     hand.create(parent)
     hand.run()
 
-    assert ([], 0) == (hand.reports, hand.kernel.unobserved_count)
+    assert (hand.reports, hand.kernel.unobserved_count) == ([], 0)
 
 
 def test_a_failure_after_somebody_looked_and_left_is_reported(hand):
@@ -68,7 +68,7 @@ def test_a_failure_after_somebody_looked_and_left_is_reported(hand):
     hand.create(looker)
     hand.run()
 
-    assert ["late"] == [str(error) for _, error in hand.reports]
+    assert [str(error) for _, error in hand.reports] == ["late"]
 
 
 @pytest.mark.parametrize("how", ["result", "exception", "join"])
@@ -76,7 +76,7 @@ def test_looking_later_observes(hand, how):
     """Who asks for the result, the exception, or waits, has seen it."""
     task = hand.create(fail, OSError())
     hand.run()
-    assert 1 == hand.kernel.unobserved_count
+    assert hand.kernel.unobserved_count == 1
 
     if how == "join":
         hand.create(wait_for, task)
@@ -87,7 +87,7 @@ def test_looking_later_observes(hand, how):
     else:
         task.exception()
 
-    assert ({}, 0) == (hand.kernel.unobserved, hand.kernel.unobserved_count)
+    assert (hand.kernel.unobserved, hand.kernel.unobserved_count) == ({}, 0)
 
 
 def test_64_failures_are_kept_and_all_are_counted(hand):
@@ -96,7 +96,7 @@ def test_64_failures_are_kept_and_all_are_counted(hand):
         hand.create(fail, OSError())
     hand.run()
 
-    assert (64, 100, 100) == (len(hand.kernel.unobserved), hand.kernel.unobserved_count, len(hand.reports))
+    assert (len(hand.kernel.unobserved), hand.kernel.unobserved_count, len(hand.reports)) == (64, 100, 100)
 
 
 def test_done_callbacks(hand):
@@ -114,7 +114,7 @@ def test_done_callbacks(hand):
     hand.run()
     task.add_done_callback(lambda task: seen.append(("late", task.done())))
 
-    assert [("first", True), ("second", "x"), ("late", True)] == seen
+    assert seen == [("first", True), ("second", "x"), ("late", True)]
     assert [error] == [reported for _, reported in hand.reports]
 
 
@@ -135,7 +135,7 @@ def test_keyboard_interrupt_and_system_exit_come_out_of_advance(hand, kind):
     assert (dari.TaskState.FAILED, kind) == (task.state, type(task.exception()))
     assert not going_on.done()
     assert hand.run() is FINISHED
-    assert ("went on", []) == (going_on.result(), hand.reports)
+    assert (going_on.result(), hand.reports) == ("went on", [])
 
 
 def test_keyboard_interrupt_through_a_group(hand):
@@ -158,7 +158,7 @@ def test_keyboard_interrupt_through_a_group(hand):
     with pytest.raises(KeyboardInterrupt):
         hand.settle()
 
-    assert ["child"] == [str(error.exceptions[0]) for _, error in hand.reports]
+    assert [str(error.exceptions[0]) for _, error in hand.reports] == ["child"]
 
 
 def test_what_was_posted_is_called(hand):
@@ -178,7 +178,7 @@ def test_what_was_posted_is_called(hand):
     hand.post(lambda: seen.append("two"))
     hand.step()
 
-    assert (["one", "two", "step"], ["posted"]) == (seen, [str(error) for _, error in hand.reports])
+    assert (seen, [str(error) for _, error in hand.reports]) == (["one", "two", "step"], ["posted"])
 
 
 def test_advance_inside_advance_is_refused(hand, by_hand):
@@ -193,7 +193,7 @@ def test_advance_inside_advance_is_refused(hand, by_hand):
     tasks = [hand.create(main, kernel) for kernel in (hand.kernel, other.kernel)]
     hand.run()
 
-    assert [None, None] == [task.result() for task in tasks]
+    assert [task.result() for task in tasks] == [None, None]
 
 
 def test_outside_of_a_task_there_is_no_current_one(hand):
@@ -235,4 +235,4 @@ def test_notify_tells_the_driver_what_became_ready_between_advances(hand):
     task.cancel()
     counts.append(hand.notified)
 
-    assert [1, 1, 2, 2, 3] == counts
+    assert counts == [1, 1, 2, 2, 3]

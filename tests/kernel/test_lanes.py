@@ -20,7 +20,7 @@ def test_empty():
     """Empty lanes are false, hold nothing, and give None."""
     lanes = Lanes()
 
-    assert (False, 0, {}, None, None) == (bool(lanes), len(lanes), lanes.count(), lanes.pop(), lanes.choose(1))
+    assert (bool(lanes), len(lanes), lanes.count(), lanes.pop(), lanes.choose(1)) == (False, 0, {}, None, None)
 
 
 def test_first_in_first_out():
@@ -38,7 +38,7 @@ def test_the_lower_priority_number_goes_first():
     for priority in (7, 0, -2, 3):
         lanes.push(priority, priority)
 
-    assert [-2, 0, 3, 7] == drain(lanes)
+    assert drain(lanes) == [-2, 0, 3, 7]
 
 
 def test_woken_before_yielded():
@@ -49,7 +49,7 @@ def test_woken_before_yielded():
     lanes.push_aside(-1, "yielded -1")
     lanes.push(0, "woken 0")
 
-    assert ["yielded -1", "woken 0", "yielded 0", "woken 1"] == drain(lanes)
+    assert drain(lanes) == ["yielded -1", "woken 0", "yielded 0", "woken 1"]
 
 
 def test_the_choice_is_made_after_every_item():
@@ -67,8 +67,8 @@ def test_the_choice_is_made_after_every_item():
             lanes.push(-1, "urgent")
     lanes.served(lane, count)
 
-    assert [0, 1] == taken
-    assert ["urgent", 2, 3] == drain(lanes)
+    assert taken == [0, 1]
+    assert drain(lanes) == ["urgent", 2, 3]
 
 
 def test_a_burst_is_never_longer_than_asked():
@@ -78,7 +78,7 @@ def test_a_burst_is_never_longer_than_asked():
         lanes.push_aside(0, number)
     lanes.choose(3)
 
-    assert 3 == len(lanes.burst)
+    assert len(lanes.burst) == 3
 
 
 def test_count_is_per_priority():
@@ -90,7 +90,7 @@ def test_count_is_per_priority():
     lanes.push(5, "d")
     lanes.pop()
 
-    assert ({0: 2, 5: 1}, 3) == (lanes.count(), len(lanes))
+    assert (lanes.count(), len(lanes)) == ({0: 2, 5: 1}, 3)
 
 
 @pytest.mark.parametrize("limit", [0, -1])
@@ -107,7 +107,7 @@ def test_strict_without_a_limit():
     for _ in range(10_000):
         lanes.push(0, "high")
 
-    assert ["high"] * 10_000 + ["low"] == drain(lanes)
+    assert drain(lanes) == ["high"] * 10_000 + ["low"]
 
 
 def test_the_head_of_a_lane_is_passed_over_at_most_limit_times():
@@ -118,7 +118,7 @@ def test_the_head_of_a_lane_is_passed_over_at_most_limit_times():
     for _ in range(8):
         lanes.push(0, "high")
 
-    assert ["high"] * 3 + ["low"] + ["high"] * 3 + ["low"] + ["high"] * 2 == drain(lanes)
+    assert drain(lanes) == ["high"] * 3 + ["low"] + ["high"] * 3 + ["low"] + ["high"] * 2
 
 
 def test_the_most_urgent_lane_is_not_starved_by_many_due_ones():
@@ -129,7 +129,7 @@ def test_the_most_urgent_lane_is_not_starved_by_many_due_ones():
             lanes.push(priority, priority)
     taken = [lanes.pop() for _ in range(30)]
 
-    assert {0: 10, 1: 10, 2: 10} == {priority: taken.count(priority) for priority in (0, 1, 2)}
+    assert {priority: taken.count(priority) for priority in (0, 1, 2)} == {0: 10, 1: 10, 2: 10}
 
 
 pushes = st.tuples(st.integers(0, 3), st.booleans(), st.integers(1, 4))
@@ -142,7 +142,7 @@ pushes = st.tuples(st.integers(0, 3), st.booleans(), st.integers(1, 4))
     bursts=st.booleans(),
 )
 def test_the_bound_holds_for_random_arrivals(limit, moves, bursts):
-    """No head is passed over by more than limit + lanes - 1 items, in bursts or one at a time; FIFO holds in each lane."""
+    """No head is passed over by more than limit + lanes - 1 items, in bursts or singly; FIFO holds in each lane."""
     lanes = Lanes(limit)
     standing: dict[tuple[int, bool], list[int]] = {}
     passed: dict[tuple[int, bool], int] = {}
@@ -213,4 +213,4 @@ def test_a_seed_shuffles_inside_a_lane_only():
         lanes.push_aside(0, ("yielded", number))
         lanes.push(0, ("woken", number))
 
-    assert ["woken"] * 20 + ["yielded"] * 20 + ["low"] * 20 == [kind for kind, _ in drain(lanes)]
+    assert [kind for kind, _ in drain(lanes)] == ["woken"] * 20 + ["yielded"] * 20 + ["low"] * 20

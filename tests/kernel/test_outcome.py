@@ -28,7 +28,7 @@ def test_a_value_resumes_and_unwraps():
     steps = echo()
     next(steps)
 
-    assert ("hello", "hello") == (Value("hello").into(steps), Value("hello").unwrap())
+    assert (Value("hello").into(steps), Value("hello").unwrap()) == ("hello", "hello")
 
 
 def test_an_error_is_thrown_and_raised():
@@ -61,7 +61,7 @@ def test_the_traceback_does_not_grow_when_raised_again():
             outcome.unwrap()
         lengths.add(len(frames(raised.value)))
 
-    assert 1 == len(lengths)
+    assert len(lengths) == 1
 
 
 def test_strip_frames_of_nothing():
@@ -91,7 +91,7 @@ def test_an_error_shows_the_task_s_own_frames_only(hand):
     task = hand.create(failing)
     hand.run()
 
-    assert ["failing", "boom"] == frames(task.exception())
+    assert frames(task.exception()) == ["failing", "boom"]
 
 
 @pytest.mark.parametrize("waiter", [waiting, just_yielding, awaiting])
@@ -113,11 +113,11 @@ def test_the_traceback_does_not_grow_with_every_waiter(hand):
     for waiter in waiters:
         with pytest.raises(ValueError, match="boom") as raised:
             waiter.result()
-        assert ["waiting", "failing", "boom"] == [name for name in frames(raised.value)][-3:]
+        assert list(frames(raised.value))[-3:] == ["waiting", "failing", "boom"]
         assert len(frames(raised.value)) <= 7
     with pytest.raises(ValueError, match="boom") as raised:
         task.result()
-    assert ["failing", "boom"] == [name for name in frames(raised.value)][-2:]
+    assert list(frames(raised.value))[-2:] == ["failing", "boom"]
     assert len(frames(raised.value)) <= 6
 
 
@@ -130,7 +130,7 @@ def test_an_error_thrown_at_a_wrong_yield_has_no_scheduler_frames(hand):
     task = hand.create(wrong)
     hand.run()
 
-    assert ["wrong"] == frames(task.exception())
+    assert frames(task.exception()) == ["wrong"]
 
 
 def test_an_error_leaves_no_cycle(hand):

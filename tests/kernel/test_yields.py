@@ -13,7 +13,7 @@ def attempt(*yielded):
     for each in yielded:
         try:
             got.append((yield each))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is the result
             got.append(f"{type(error).__name__}: {error}")
     return got
 
@@ -39,7 +39,7 @@ def test_the_spellings_of_an_operation(hand):
         await dari.sleep(1)
         return hand.now - started
 
-    assert (3.0, 1.0) == (run(hand, generator), run(hand, coroutine))
+    assert (run(hand, generator), run(hand, coroutine)) == (3.0, 1.0)
 
 
 def test_what_a_yield_gives(hand):
@@ -47,7 +47,7 @@ def test_what_a_yield_gives(hand):
     queue = dari.Queue()
     queue.put_nowait("item")
 
-    assert [None, "value", None, "item", None, None, None] == run(
+    assert run(
         hand,
         attempt,
         None,
@@ -57,7 +57,7 @@ def test_what_a_yield_gives(hand):
         dari.sleep(0),
         ("yield", None),
         dari.checkpoint(),
-    )
+    ) == [None, "value", None, "item", None, None, None]
 
 
 def test_a_generator_is_refused_with_the_way_out(hand):
@@ -114,8 +114,8 @@ def test_a_named_tuple_is_a_tuple(hand):
         name: str
         delay: float
 
-    assert [None] == run(hand, attempt, Command("sleep", 2))
-    assert 2.0 == hand.now
+    assert run(hand, attempt, Command("sleep", 2)) == [None]
+    assert hand.now == 2.0
 
 
 def test_a_bad_task_harms_nobody(hand):
@@ -146,9 +146,11 @@ def test_an_operation_whose_begin_raises(hand):
                 task.block(self, lambda wait: True)
             raise OSError("broken")
 
-    assert ["OSError: broken", "OSError: broken", None] == run(
-        hand, attempt, Broken(False), Broken(True), dari.sleep(1)
-    )
+    assert run(hand, attempt, Broken(False), Broken(True), dari.sleep(1)) == [
+        "OSError: broken",
+        "OSError: broken",
+        None,
+    ]
 
 
 @pytest.mark.parametrize("delay", [-1, -0.001, float("nan")])
@@ -190,7 +192,7 @@ def test_a_subclass_of_an_operation_is_one(hand):
     waits[0].wake()
     hand.run()
 
-    assert [42, None] == task.result()
+    assert task.result() == [42, None]
 
 
 def test_a_late_wake_is_dropped(hand):
@@ -212,7 +214,7 @@ def test_a_late_wake_is_dropped(hand):
     results += [waits[1].wake(Value("late")), waits[2].wake(Value(3))]
     hand.run()
 
-    assert ([True, False, False, True, False, False, True], [1, 2, 3]) == (results, task.result())
+    assert (results, task.result()) == ([True, False, False, True, False, False, True], [1, 2, 3])
 
 
 def test_host_needs_a_host(hand):
