@@ -138,6 +138,83 @@ def compare(title: str, candidates: dict[str, Callable[[], float]], rounds: int,
     print(f"\n{title}")
     medians = {name: median(measured) for name, measured in values.items()}
     for name, value in medians.items():
+        print(f"  {name:10} {value * scale:10.2f} {unit}   {value / medians['dari']:5.2f} x dari")
+
+
+def main() -> None:
+        await asyncio.gather(*[asyncio.create_task(aone_yield()) for _ in range(TASKS)])
+
+    started = time.perf_counter()
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+    return time.perf_counter() - started
+
+
+def asyncio_timers(loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> float:
+    async def main() -> None:
+        await asyncio.gather(*[asyncio.create_task(athree_sleeps(number)) for number in range(TASKS)])
+
+    started = time.perf_counter()
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+    return time.perf_counter() - started
+
+
+MEMORY = """
+import asyncio, gc, sys
+sys.path[:0] = {path!r}
+import dari
+from dari.scheduler import Scheduler
+
+def rss():
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+def sleeps():
+    yield dari.sleep(3600)
+
+async def asleeps():
+    await asyncio.sleep(3600)
+
+async def main(count):
+    before = rss()
+    tasks = [asyncio.create_task(asleeps()) for _ in range(count)]
+    await asyncio.sleep(0.01)
+    print((rss() - before) / count)
+    for task in tasks:
+        task.cancel()
+
+count = 100_000
+if {which!r} == "dari":
+    scheduler = Scheduler()
+    before = rss()
+    for _ in range(count):
+        scheduler.create_task(sleeps)
+    scheduler.run(timeout=0.01)
+    print((rss() - before) / count)
+    import os; sys.stdout.flush(); os._exit(0)
+else:
+    asyncio.run(main(count))
+"""
+
+
+def memory(which: str) -> float:
+    """Bytes of resident memory per sleeping task."""
+    code = MEMORY.format(which=which, path=sys.path)
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return float(result.stdout.split()[0])
+
+
+def compare(title: str, candidates: dict[str, Callable[[], float]], rounds: int, unit: str, scale: float) -> None:
+    values: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, measure in candidates.items():
+            gc.collect()
+            values[name].append(measure())
+    print(f"\n{title}")
+    medians = {name: median(measured) for name, measured in values.items()}
+    for name, value in medians.items():
         print(
             f"  {name:10} {value * scale:10.2f} {unit}   dari's is {medians['dari'] / value:5.2f} of it ({value / medians['dari']:.2f} x)"
         )
