@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import gc
 import importlib.util
 import json
 import os
@@ -226,6 +227,21 @@ def test_agrees_with_a_plain_loop(part: str) -> None:
     assert counts(it.totals()["index"]) == plain_loop(root), it.problems
 
 
+def test_threads_parse_in_turn() -> None:
+    """No file is lost when the garbage collector runs Python code in the middle of a parse (3.11: SystemError)."""
+
+    def switch_threads(phase: str, info: dict[str, int]) -> None:
+        sum(range(100))
+
+    gc.callbacks.append(switch_threads)
+    try:
+        it = index(Path(sysconfig.get_path("stdlib"), "unittest"))
+    finally:
+        gc.callbacks.remove(switch_threads)
+
+    assert (it.files, dict(it.problems)) == (it.found, {})
+
+
 def test_priorities(tree: Path) -> None:
     """What is nearer the root has the lower number, tests the highest."""
     seen: dict[str, int] = {}
@@ -245,14 +261,22 @@ def test_priorities(tree: Path) -> None:
 # ---- by itself
 
 
-def run_example(*arguments: str | Path, before: str = "") -> subprocess.CompletedProcess[str]:
+NO_RICH = "sys.modules['rich'] = None"
+
+
+def command_for(*arguments: str | Path, before: str = "") -> list[str | Path]:
+    """The command line of the example, with some code to run before it."""
     code = f"import runpy, sys; {before}; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    command = [sys.executable, *(["-c", code] if before else []), EXAMPLE, *arguments]
-    environment = os.environ | {"COLUMNS": "200"}
+    return [sys.executable, *(["-c", code] if before else []), EXAMPLE, *arguments]
+
+
+def run_example(*arguments: str | Path, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    command = command_for(*arguments, before=before)
+    environment = {**os.environ, "COLUMNS": "200", **environment}
     return subprocess.run(command, capture_output=True, check=False, text=True, timeout=PATIENCE, env=environment)
 
 
-@pytest.mark.parametrize("before", ["", "sys.modules['rich'] = None"], ids=["rich", "plain"])
+@pytest.mark.parametrize("before", ["", NO_RICH], ids=["rich", "plain"])
 def test_standalone(tree: Path, before: str) -> None:
     """By itself it prints a table and ends with 0; with rich or without."""
     done = run_example(tree, "--workers", "2", before=before)
@@ -265,6 +289,30 @@ def test_standalone(tree: Path, before: str) -> None:
         assert re.search(rf"{kind}\W+{len(names)}: ", done.stdout), done.stdout
     assert re.search(r"tasks created +\d+", done.stdout)
     assert re.search(r"\d workers", done.stdout)
+
+
+@pytest.mark.parametrize("before", ["", NO_RICH], ids=["rich", "plain"])
+def test_poor_terminal(tmp_path: Path, before: str) -> None:
+    """A terminal that cannot show what a file holds, and names that look like markup, end nothing."""
+    (tmp_path / "[red]:smile:.py").write_text("€ = 1\n", encoding="utf-8")
+    done = run_example(tmp_path, before=before, PYTHONIOENCODING="ascii")
+
+    assert (done.returncode, "[red]:smile:.py (line 1: invalid character '?'" in done.stdout) == (0, True), done
+
+
+def test_interrupted() -> None:
+    """Ctrl-C in the middle of it ends it at once, by the code that shells know."""
+    command = command_for(before=NO_RICH)  # which tells its progress to a pipe too
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        try:
+            assert child.stderr is not None
+            child.stderr.read(10)
+            child.send_signal(signal.SIGINT)
+            out, _ = child.communicate(timeout=PATIENCE)
+        finally:
+            child.kill()
+
+    assert (child.returncode, out) == (130, b"")
 
 
 def test_no_such_directory(tmp_path: Path) -> None:

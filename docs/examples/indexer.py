@@ -236,7 +236,7 @@ class Indexer:
                 "definitions": self.definitions,
                 "imports": self.imports,
                 "seconds": round(seconds, 2),
-                "files per second": round(self.files / seconds),
+                "files per second": round(self.files / max(seconds, 0.001)),
             },
             "most imported": dict(self.modules.most_common(10)),
             "problems": dict(self.problems),
@@ -324,7 +324,7 @@ async def serving(settings: Settings) -> AsyncGenerator[str, None]:
     async with dari.Pool(settings.workers) as pool, dari.Scheduler(name="indexer") as scheduler:
         indexer = Indexer(settings.root, pool, scheduler)
         scheduler.create_task(indexer.index)
-        # The connections are tasks of the same scheduler: what is cancelled and waited for at the end are all of them.
+        # The connections are tasks of the same scheduler, which cancels all its tasks at the end, and waits for them.
         server = await asyncio.start_server(
             lambda reader, writer: scheduler.create_task(answer, indexer, reader, writer), "127.0.0.1", settings.port
         )
@@ -417,6 +417,8 @@ def command_line() -> None:
     options = parser.parse_args()
     if not os.path.isdir(options.directory):
         parser.error(f"{options.directory} is not a directory")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what is told of a file may not be in the terminal's encoding
     settings = Settings(options.directory, options.serve or 0, options.workers)
     try:
         if options.serve is None:
