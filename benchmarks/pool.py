@@ -136,7 +136,9 @@ def main() -> None:
         ours_bytes = bytes_per_job(pool.submit)
     with ThreadPoolExecutor() as executor:
         their_bytes = bytes_per_job(executor.submit)
-    print(f"memory     dari {ours_bytes:9,.0f} B    stdlib {their_bytes:9,.0f} B    ratio {ours_bytes / their_bytes:.2f}")
+    print(
+        f"memory     dari {ours_bytes:9,.0f} B    stdlib {their_bytes:9,.0f} B    ratio {ours_bytes / their_bytes:.2f}"
+    )
 
 
 if __name__ == "__main__":

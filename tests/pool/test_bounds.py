@@ -74,7 +74,9 @@ def test_who_waits_for_a_place_is_served_by_priority_then_in_order(make_pool, ga
     order = []
     pool.submit(order.append, "queued")
     threads = []
-    for number, (priority, name) in enumerate([(1, "low 1"), (0, "normal 1"), (1, "low 2"), (-1, "high"), (0, "normal 2")]):
+    for number, (priority, name) in enumerate(
+        [(1, "low 1"), (0, "normal 1"), (1, "low 2"), (-1, "high"), (0, "normal 2")]
+    ):
         view = pool.options(priority=priority)
         threads.append(blocked(lambda view=view, name=name: view.submit(order.append, name))[0])
         until(lambda number=number: standing(pool) == number + 1)

@@ -367,6 +367,7 @@ def run(job: Job[Any]) -> JobState:
         state = FAILED
     job._fn = name_of(fn)
     job._args = job._context = None
+    del job, fn, args, context  # the frames in an error's traceback keep this one, by `f_back`: no cycle with the job
     return state
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from itertools import count
-from threading import TIMEOUT_MAX, Thread
+from threading import TIMEOUT_MAX, Thread, current_thread
 from typing import TYPE_CHECKING, Any, final
 
 from dari._kernel.outcome import Error
@@ -167,6 +167,7 @@ class Worker(Seat):
 
     def _live(self) -> None:
         here.seat = self
+        self.thread = current_thread()
         crew = self.crew
         try:
             crew.prepare()

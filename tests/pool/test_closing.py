@@ -1,0 +1,141 @@
+"""Shutting down, joining, leaving a block."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from dari.exceptions import PoolClosed
+from dari.pool import Pool, current_job
+
+
+def test_shutdown_runs_what_is_queued_and_lets_nothing_in(one, gate):
+    """Then the threads have left."""
+    gate.hold(one)
+    jobs = [one.submit(pow, 2, n) for n in range(5)]
+    threading.Timer(0.01, gate.open).start()
+
+    assert one.shutdown()
+    assert [1, 2, 4, 8, 16] == [job.result(timeout=0) for job in jobs]
+    with pytest.raises(PoolClosed, match="shut down"):
+        one.submit(int)
+    assert 0 == one.stats().workers
+    assert one.shutdown()
+
+
+def test_shutdown_without_waiting_leaves_the_jobs_to_run(one, gate):
+    """False: not everything has ended yet."""
+    gate.hold(one)
+    job = one.submit(pow, 2, 3)
+
+    assert not one.shutdown(wait=False)
+    gate.open()
+    assert 8 == job.result(timeout=10)
+
+
+def test_shutdown_may_cancel_what_is_queued_and_gives_up_after_its_timeout(one, gate):
+    """What runs is left alone."""
+    (running,) = gate.hold(one)
+    queued = [one.submit(int) for _ in range(5)]
+
+    assert not one.shutdown(cancel_futures=True, timeout=0.01)
+    assert all(job.cancelled() for job in queued)
+    assert not running.cancel_requested
+    gate.open()
+    assert one.shutdown(timeout=10)
+
+
+def test_join_waits_until_nothing_is_queued_or_running(one, gate):
+    """True; False at its timeout. The pool stays open."""
+    assert one.join()
+    gate.hold(one)
+    job = one.submit(pow, 2, 3)
+
+    assert (False, False) == (one.join(timeout=0.01), one.join(timeout=0))
+    assert [] == one._desk._when_idle
+    gate.open()
+    assert one.join(timeout=10)
+    assert job.done()
+    assert 0 == one.submit(int).result()
+
+
+def test_closing_wakes_everybody_who_waits(one, gate):
+    """For jobs, and for the end."""
+    gate.hold(one)
+    queued = one.submit(int)
+    answers = []
+
+    def wait_for_the_job():
+        try:
+            queued.result()
+        except Exception as error:
+            answers.append(type(error).__name__)
+
+    threads = [
+        threading.Thread(target=wait_for_the_job),
+        threading.Thread(target=lambda: answers.append(one.join())),
+        threading.Thread(target=lambda: answers.append(one.shutdown())),
+    ]
+    for thread in threads:
+        thread.start()
+    one.shutdown(wait=False, cancel_futures=True)
+    gate.open()
+    for thread in threads:
+        thread.join(10)
+
+    assert ["JobCancelled", True, True] == sorted(answers, key=str)
+
+
+def test_leaving_the_block_waits_for_all_jobs():
+    """Also for those that jobs hand in."""
+    done = []
+    with Pool(2) as pool:
+        pool.submit(lambda: [pool.submit(done.append, n) for n in range(5)])
+
+    assert [0, 1, 2, 3, 4] == sorted(done)
+    assert 0 == pool.stats().workers
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_an_error_in_the_block_ends_the_pool_soon(gate, error):
+    """What is queued is cancelled, what runs is asked, and exit_timeout bounds the wait."""
+    with pytest.raises(error), Pool(1, exit_timeout=0.01) as pool:
+        (running,) = gate.hold(pool)
+        queued = pool.submit(int)
+        raise error
+
+    assert (True, True, False) == (queued.cancelled(), running.cancel_requested, running.done())
+
+
+def test_an_error_in_the_block_waits_for_a_job_that_listens():
+    """It is asked, and ends."""
+    started = threading.Event()
+
+    def work():
+        started.set()
+        while True:
+            current_job().check_cancelled()
+
+    with pytest.raises(ZeroDivisionError), Pool(1) as pool:
+        job = pool.submit(work)
+        assert started.wait(10)
+        raise ZeroDivisionError
+
+    assert job.cancelled()
+
+
+def test_ctrl_c_while_the_block_drains_gives_up(gate, monkeypatch):
+    """As an error in the block would."""
+    pool = Pool(1, exit_timeout=0.01)
+
+    def interrupted(*_args, **_options):
+        pool._desk.close(cancel=False)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pool, "shutdown", interrupted)
+    with pytest.raises(KeyboardInterrupt), pool:
+        (running,) = gate.hold(pool)
+        queued = pool.submit(int)
+
+    assert (True, True) == (queued.cancelled(), running.cancel_requested)

@@ -1,0 +1,158 @@
+"""The process around a pool: its exit, its forks. Real processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+
+def python(program, timeout=15):
+    started = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    return ended.returncode, ended.stdout, ended.stderr, time.monotonic() - started
+
+
+def test_the_process_exits_although_a_job_is_stuck():
+    """After exit_timeout, naming what is stuck and how much never started."""
+    code, out, error, took = python(
+        """
+        import threading
+        from dari.pool import Pool
+        pool, started = Pool(1, exit_timeout=0.2, thread_name_prefix="mine"), threading.Event()
+        def stuck():
+            started.set()
+            threading.Event().wait()
+        pool.submit(stuck)
+        for _ in range(3):
+            pool.submit(print, "never")
+        started.wait()
+        """
+    )
+
+    assert (0, "") == (code, out)
+    assert "without 4 jobs of pool 'mine', after 0.2 s" in error
+    assert "'stuck' running> on mine-0" in error
+    assert "3 more never started" in error
+    assert took < 5
+
+
+def test_what_is_queued_at_the_exit_runs():
+    """And nothing is printed about it; several pools share the clock."""
+    code, out, error, took = python(
+        """
+        import time
+        from dari.pool import Pool
+        pools = [Pool(1), Pool(1)]
+        for pool in pools:
+            pool.submit(time.sleep, 0.1)
+            pool.submit(print, "ran")
+        """
+    )
+
+    assert (0, "ran\nran\n", "") == (code, out, error)
+    assert took < 5
+
+
+def test_an_idle_pool_does_not_hold_the_exit():
+    """Its threads are daemons."""
+    code, out, error, took = python("from dari.pool import Pool; pool = Pool(); print(pool.submit(pow, 2, 3).result())")
+
+    assert (0, "8\n", "") == (code, out, error)
+    assert took < 4
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_starts_afresh_and_hangs_on_nothing():
+    """Inherited jobs fail with WorkerLost in the child, new ones run; the parent's run on."""
+    code, out, error, _ = python(
+        """
+        import os, threading, warnings
+        from dari.exceptions import WorkerLost
+        from dari.pool import Pool, JobState
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of forks in a process with threads
+        pool, gate, started = Pool(1), threading.Event(), threading.Event()
+        def work():
+            started.set()
+            gate.wait()
+            return "parent"
+        told = []
+        running = pool.submit(work)
+        queued = pool.submit(pow, 2, 3)
+        queued.add_done_callback(told.append)
+        started.wait()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                for job in (running, queued):
+                    try:
+                        job.result(timeout=5)
+                    except WorkerLost:
+                        assert job.state is JobState.FAILED
+                    else:
+                        os._exit(1)
+                assert pool.submit(pow, 2, 5).result(timeout=5) == 32
+                assert pool.stats().completed == 1 and pool.stats().queued == 0 and not told
+                assert not running.cancel() and pool.shutdown(timeout=5)
+            except BaseException as error:
+                print(repr(error), flush=True)
+                os._exit(2)
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        gate.set()
+        print(os.waitstatus_to_exitcode(status), running.result(), queued.result(), len(told))
+        """
+    )
+
+    assert (0, "0 parent 8 1\n", "") == (code, out, error)
+
+
+def test_forks_while_every_lock_is_busy_do_not_hang():
+    """A job that forks, too: in the child its own end harms nothing."""
+    code, out, error, _ = python(
+        """
+        import os, threading, warnings
+        from dari.pool import Pool
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pool, stop = Pool(3, max_queue=20), threading.Event()
+        def busy():
+            while not stop.is_set():
+                pool.submit(int).result()
+        threads = [threading.Thread(target=busy) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        def child():
+            pid = os.fork()
+            if pid == 0:
+                other = [None]
+                thread = threading.Thread(target=lambda: other.__setitem__(0, pool.submit(pow, 2, 3).result(timeout=5)))
+                thread.start()
+                thread.join(5)
+                os._exit(0 if other == [8] else 3)
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        codes = [child() for _ in range(15)] + [pool.submit(child).result() for _ in range(15)]
+        stop.set()
+        for thread in threads:
+            thread.join()
+        print(set(codes))
+        """
+    )
+
+    assert (0, "{0}\n", "") == (code, out, error)
+
+
+def test_importing_the_pool_loads_no_event_loop():
+    """asyncio comes with its bridge, when a coroutine waits."""
+    _, out, _, _ = python(
+        "import sys, dari.pool; print(sorted({'asyncio', 'anyio', 'trio', 'psutil', 'logging.handlers'} & set(sys.modules)))"
+    )
+
+    assert "[]\n" == out

@@ -1,0 +1,164 @@
+"""Threads: they start when needed, and leave."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from dari.exceptions import PoolClosed, WorkerLost
+from dari.pool import workers as module
+
+
+def until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_threads_start_on_demand_one_per_job_that_finds_nobody_idle(make_pool, gate):
+    """Up to max_workers; none before the first job."""
+    pool = make_pool(3)
+    counts = [pool.stats().workers]
+    for _ in range(3):
+        gate.hold(pool)
+        counts.append(pool.stats().workers)
+    pool.submit(int)
+    counts.append(pool.stats().workers)
+
+    assert [0, 1, 2, 3, 3] == counts
+
+
+def test_one_job_after_the_other_needs_one_thread(make_pool):
+    """A worker is idle before anybody hears that its job ended."""
+    pool = make_pool(4)
+    for _ in range(200):
+        pool.submit(int).result()
+
+    assert 1 == pool.stats().workers
+
+
+def test_idle_threads_leave_and_new_ones_come(make_pool, gate):
+    """After idle_timeout; min_workers stay."""
+    pool = make_pool(3, idle_timeout=0.01, min_workers=1)
+    gate.hold(pool, 3)
+    gate.open()
+    pool.join()
+    until(lambda: pool.stats().workers == 1)
+
+    assert 8 == pool.submit(pow, 2, 3).result()
+
+
+def test_a_job_handed_in_just_when_a_worker_leaves_is_not_lost(make_pool):
+    """The worker looks again under the lock."""
+    pool = make_pool(1, idle_timeout=0)
+
+    assert [n for n in range(500)] == [pool.submit(int, n).result(timeout=10) for n in range(500)]
+
+
+def test_threads_are_daemons_named_by_prefix(make_pool):
+    """As in concurrent.futures, with a number behind."""
+    pool = make_pool(1, thread_name_prefix="mine")
+    thread = pool.submit(threading.current_thread).result()
+
+    assert ("mine-0", True) == (thread.name, thread.daemon)
+
+
+def test_the_initializer_runs_in_each_thread_before_its_first_job(make_pool, gate):
+    """With initargs."""
+    local = threading.local()
+    pool = make_pool(2, initializer=lambda value: setattr(local, "value", value), initargs=(7,))
+
+    def work():
+        gate.wait()
+        return local.value
+
+    jobs = [pool.submit(work) for _ in range(2)]
+    gate.open()
+
+    assert [7, 7] == [job.result() for job in jobs]
+
+
+@pytest.mark.parametrize("error", [ValueError("no database"), SystemExit(1)])
+def test_an_initializer_that_fails_breaks_the_pool_with_its_error(make_pool, error):
+    """Who waits, and who comes, is told why."""
+
+    def initializer():
+        raise error
+
+    pool = make_pool(2, initializer=initializer)
+    job = pool.submit(int)
+
+    with pytest.raises(PoolClosed, match="initializer") as caught:
+        job.result(timeout=10)
+    assert error is caught.value.__cause__
+    with pytest.raises(PoolClosed, match="initializer"):
+        pool.submit(int)
+
+
+def test_where_no_thread_can_start_jobs_fail_and_nobody_hangs(make_pool, monkeypatch):
+    """WorkerLost with the reason; later it may go again."""
+    pool = make_pool(2)
+
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.Thread, "start", start)
+        with pytest.raises(WorkerLost, match="can't start new thread"):
+            pool.submit(int).result(timeout=10)
+
+    assert 8 == pool.submit(pow, 2, 3).result()
+    assert (0, 0) == (pool.stats().queued, pool.stats().running)
+
+
+def test_a_thread_that_could_not_start_leaves_the_job_to_the_others(make_pool, gate, monkeypatch):
+    """As long as one worker lives."""
+    pool = make_pool(2)
+    gate.hold(pool)
+
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.Thread, "start", start)
+        job = pool.submit(pow, 2, 3)
+    gate.open()
+
+    assert 8 == job.result(timeout=10)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_ended_from_outside_loses_its_job_and_no_other(make_pool, gate, monkeypatch):
+    """The job fails with WorkerLost, the next one gets a new worker."""
+    pool = make_pool(1)
+
+    threads = []
+
+    def run(job):
+        threads.append(threading.current_thread())
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "run", run)
+        with pytest.raises(WorkerLost, match="MemoryError"):
+            pool.submit(int).result(timeout=10)
+        threads[0].join(10)
+
+    assert 8 == pool.submit(pow, 2, 3).result(timeout=10)
+
+
+def test_a_pool_that_was_dropped_loses_its_threads(make_pool):
+    """Also the min_workers, after idle_timeout."""
+    from dari.pool import Pool
+
+    pool = Pool(1, min_workers=1, idle_timeout=0.01)
+    thread = pool.submit(threading.current_thread).result()
+    time.sleep(0.02)
+    assert thread.is_alive()
+    del pool
+    thread.join(10)
+
+    assert not thread.is_alive()
