@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 
 import pytest
@@ -95,11 +96,15 @@ def test_hup_during_the_start_does_not_kill(bench, until):
     start = bench.popen("start", "app.py:main")
     # As soon as the pidfile has a first line, long before the fresh interpreter is up.
     pid = int(until(lambda: bench.pidfile.exists() and bench.pidfile.read_text().partition("\n")[0]))
-    while start.poll() is None:
+    end = os.pidfd_open(start.pid)
+    poll = select.poll()
+    poll.register(end, select.POLLIN)
+    while not poll.poll(1):  # a pair each millisecond; without a pause they would leave the start no time at all
         os.kill(pid, signal.SIGHUP)
         os.kill(pid, signal.SIGUSR2)
+    os.close(end)
 
-    assert start.returncode == 0
+    assert start.wait() == 0
     assert bench.status() == (0, "running")
 
 

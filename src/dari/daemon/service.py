@@ -65,6 +65,7 @@ class Service:
         self._changing = threading.Lock()  # around a transition and its line in the pidfile
         self._log: Log | None = None
         self._host: Host | None = None
+        self._reload_asked = False
         self.context = Context(self.settings.name, freeze(self._read_config()), self.ready)
 
     def _read_config(self) -> dict[str, Any]:
@@ -155,10 +156,12 @@ class Service:
             self._host.cancel()
 
     def reload(self) -> None:
-        if self._host is not None:
+        if self._host is not None and not self._reload_asked:
+            self._reload_asked = True
             self._host.post(self._reload)
 
     def _reload(self) -> None:
+        self._reload_asked = False  # a HUP from here on may mean a file that is written while we read
         # Reopened whatever becomes of the configuration: logrotate has moved the file already.
         if self._log is not None:
             try:

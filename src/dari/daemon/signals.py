@@ -65,6 +65,7 @@ class Inbox:
         self._told: Counter[int] = Counter()
         self._pass_on: int | None = None
         self._interrupting = False
+        self._nudged = False
 
     def fileno(self) -> int:
         return self._reader
@@ -100,11 +101,15 @@ class Inbox:
             self._interrupting = False
 
     def nudge(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full: then the reader has enough to wake up for
-            os.write(self._writer, _NUDGE)
+        # One is enough until the reader has come round: in a storm of signals, one system call less in each.
+        if not self._nudged:
+            self._nudged = True
+            with contextlib.suppress(BlockingIOError):  # full: then the reader has enough to wake up for
+                os.write(self._writer, _NUDGE)
 
     def take(self) -> Iterator[tuple[signal.Signals, int]]:
         """Empty the pipe; give each signal that came and how often it has come by now. Never waits."""
+        self._nudged = False  # before the counts are read, so that whoever counts after that nudges again
         with contextlib.suppress(BlockingIOError):
             while raw := os.read(self._reader, 65536):
                 self._by_byte.update(raw)
