@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import dari
 from dari._kernel.contract import MORE, Idle, Need, Operation
 from dari._kernel.kernel import Kernel
 
@@ -91,7 +92,34 @@ def hand() -> ByHand:
     return ByHand()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")  # a class has nothing to reset between the examples of Hypothesis
 def by_hand() -> type[ByHand]:
     """For tests that want options, or two of them, or a new one for each example."""
     return ByHand
+
+
+class Log(list[tuple[str, float]]):
+    """What happened, and when."""
+
+    def __init__(self, hand: ByHand) -> None:
+        super().__init__()
+        self.hand = hand
+
+    def note(self, what: str) -> None:
+        self.append((what, self.hand.now))
+
+    def sleeper(self, name: str = "child", cleanup: float = 0.0) -> Generator[Any, Any, None]:
+        """Sleeps for long; when cancelled, cleans up for a while."""
+        try:
+            yield dari.sleep(100)
+            self.note(f"{name} slept")
+        finally:
+            if cleanup:
+                with dari.CancelScope(shield=True):
+                    yield dari.sleep(cleanup)
+            self.note(f"{name} ended")
+
+
+@pytest.fixture
+def log(hand: ByHand) -> Log:
+    return Log(hand)
