@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import time
 
 import pytest
+
+from dari.daemon.pidfile import STOP_BYTE, open_pidfile, try_lock
 
 BLOCKED = """
     import ctypes, os, threading, time, signal
@@ -209,24 +213,48 @@ def test_quit_is_the_fast_stop(bench, until):
     assert run.wait(timeout=30) == 0
 
 
-def test_two_stops_send_one_term(bench, until):
-    """Of two `dari stop` at the same time only one signals (a second TERM would force); both wait for the end."""
+def test_a_stop_beside_a_stop_only_waits(bench, until):
+    """While another `dari stop` is at it (here: we are, and send its TERM), one more sends no second TERM, which
+    would force, but waits for the same end."""
     bench.program(
         """
         import asyncio
         async def main(ctx):
             ctx.ready()
             await ctx.stopping.wait()
-            await asyncio.sleep(0.7)
+            await asyncio.sleep(0.5)
             print("finished")
         """
     )
+    pid = bench.start()
+    ours = open_pidfile(str(bench.pidfile), create=False)
+    assert try_lock(ours, STOP_BYTE)
+    other = bench.popen("stop", "app.py:main")
+    until(lambda: any("pidfd" in name for name in open_files(other.pid)))
+    os.kill(pid, signal.SIGTERM)
+
+    assert other.wait(timeout=30) == 0
+    os.close(ours)
+    assert "finished\n" in bench.log()
+    assert "leaving hard" not in bench.log()
+
+
+def open_files(pid: int) -> list[str]:
+    names = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            names.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return names
+
+
+def test_many_stops(bench):
+    """Several `dari stop` at the same time all end with 0, and the service ends gracefully."""
+    bench.program("async def main(ctx):\n    ctx.ready()\n    await ctx.stopping.wait()\n    print('finished')\n")
     bench.start()
     stops = [bench.popen("stop", "app.py:main") for _ in range(4)]
 
     assert [stop.wait(timeout=30) for stop in stops] == [0, 0, 0, 0]
     assert "finished\n" in bench.log()
-    assert "leaving hard" not in bench.log()
 
 
 def test_a_thread_that_never_ends_does_not_keep_the_process(bench, until):

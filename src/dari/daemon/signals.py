@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Generator, Iterator
 from types import FrameType
@@ -66,6 +67,7 @@ class Inbox:
         self._pass_on: int | None = None
         self._interrupting = False
         self._nudged = False
+        self._masks: dict[int, set[signal.Signals | int]] = {}  # of the threads that are in a fork
 
     def fileno(self) -> int:
         return self._reader
@@ -76,7 +78,9 @@ class Inbox:
         for signum in SIGNALS:
             signal.signal(signum, self._on_signal)
             signal.siginterrupt(signum, False)  # library code that does not expect EINTR
-        os.register_at_fork(after_in_child=self._leave_to_parent)
+        os.register_at_fork(
+            before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._leave_to_parent
+        )
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
@@ -137,6 +141,14 @@ class Inbox:
             self._pass_on = None
             signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
 
+    def _before_fork(self) -> None:
+        # A signal that reaches the child before `_leave_to_parent` has run would be told to the parent and do
+        # nothing to the child (seen in tests: a TERM right after the fork).
+        self._masks[threading.get_ident()] = block()
+
+    def _after_fork(self) -> None:
+        restore(self._masks.pop(threading.get_ident()))
+
     def _leave_to_parent(self) -> None:
         # A forked child shares the pipe (its signals would stop the parent, facts b23) and the handlers, but not
         # the thread that acts on them: `terminate()` of a multiprocessing child would do nothing.
@@ -144,6 +156,7 @@ class Inbox:
         for signum in SIGNALS:
             if signal.getsignal(signum) == self._on_signal:
                 signal.signal(signum, signal.SIG_DFL)
+        self._after_fork()
 
 
 def _pipe() -> tuple[int, int]:
