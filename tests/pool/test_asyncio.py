@@ -21,14 +21,14 @@ def test_a_job_is_awaited_for_its_result_or_its_error(one):
 
     async def main():
         job = one.submit(pow, 2, 3)
-        assert (8, 8) == (await job, await job)
+        assert (await job, await job) == (8, 8)
         with pytest.raises(ZeroDivisionError):
             await one.submit(divmod, 1, 0)
         with pytest.raises(RuntimeError, match="StopIteration"):
             await one.run_sync(next, iter(()))
         return await one.run_sync(pow, 2, 4), await (await one.asubmit(pow, 2, 5))
 
-    assert (16, 32) == asyncio.run(main())
+    assert asyncio.run(main()) == (16, 32)
 
 
 def test_two_loops_wait_for_the_jobs_of_one_pool_at_once(make_pool):
@@ -71,7 +71,7 @@ def test_two_loops_may_wait_for_the_same_job(one, gate):
     for thread in threads:
         thread.join(10)
 
-    assert ["through"] * 3 == [*answers, job.result()]
+    assert [*answers, job.result()] == ["through"] * 3
 
 
 def test_cancelling_the_waiter_of_a_queued_job_cancels_the_job(one, gate):
@@ -118,7 +118,7 @@ def test_cancelling_the_waiter_of_a_running_job_waits_for_its_real_end(one):
         await one.run_sync(work)
 
     asyncio.run(main())
-    assert 1 == one.stats().cancelled
+    assert one.stats().cancelled == 1
 
 
 def test_a_job_cancelled_by_others_raises_job_cancelled(one, gate):
@@ -158,7 +158,7 @@ def test_nothing_blocks_a_running_loop(make_pool, gate):
         assert not pool.join(timeout=0)
         gate.open()
         await queued
-        assert (8, True) == (queued.result(), await_nothing(pool))
+        assert (queued.result(), await_nothing(pool)) == (8, True)
 
     def await_nothing(pool):
         return pool.join() and pool.shutdown()
@@ -176,7 +176,7 @@ def test_a_with_block_that_would_block_the_loop_closes_the_pool_and_says_so(gate
         with pytest.raises(PoolClosed):
             pool.submit(int)
         gate.open()
-        assert ("through", 8) == (await job, await queued)
+        assert (await job, await queued) == ("through", 8)
         with Pool(1) as pool:
             await pool.run_sync(int)
 
@@ -204,7 +204,7 @@ def test_asubmit_waits_for_a_place_by_priority_then_in_order(make_pool, gate):
         return await view.asubmit(order.append, name)
 
     asyncio.run(main())
-    assert ["queued", "high", "normal 1", "normal 2", "low 1", "low 2"] == order
+    assert order == ["queued", "high", "normal 1", "normal 2", "low 1", "low 2"]
 
 
 def test_an_asubmit_cancelled_while_it_waits_was_never_submitted(make_pool, gate):
@@ -227,7 +227,7 @@ def test_an_asubmit_cancelled_while_it_waits_was_never_submitted(make_pool, gate
         return await pool.asubmit(ran.append, name)
 
     asyncio.run(main())
-    assert (["queued", "second"], 1) == (ran, pool._desk.room)
+    assert (ran, pool._desk.room) == (["queued", "second"], 1)
 
 
 def test_an_asubmit_cancelled_when_it_was_just_let_in_gives_the_place_back(make_pool, gate):
@@ -252,7 +252,7 @@ def test_an_asubmit_cancelled_when_it_was_just_let_in_gives_the_place_back(make_
         return await pool.asubmit(ran.append, name)
 
     asyncio.run(asyncio.wait_for(main(), 10))
-    assert (["second"], 1) == (ran, pool._desk.room)
+    assert (ran, pool._desk.room) == (["second"], 1)
 
 
 def test_a_run_sync_cancelled_while_it_waits_for_a_place_is_over_at_once(make_pool, gate):
@@ -272,7 +272,7 @@ def test_a_run_sync_cancelled_while_it_waits_for_a_place_is_over_at_once(make_po
         await pool.run_sync(ran.append, "never")
 
     asyncio.run(main())
-    assert (["queued", "last"], 0, 1) == (ran, pool.stats().cancelled, pool._desk.room)
+    assert (ran, pool.stats().cancelled, pool._desk.room) == (["queued", "last"], 0, 1)
 
 
 def test_waiters_for_a_place_hear_that_the_pool_was_closed(make_pool, gate):
@@ -335,7 +335,7 @@ def test_an_error_in_the_block_cancels_what_is_queued_and_asks_what_runs():
                 running, queued = pool.submit(work), pool.submit(int)
                 assert started.wait(10)
                 raise ZeroDivisionError
-        assert (True, True) == (running.cancelled(), queued.cancelled())
+        assert (running.cancelled(), queued.cancelled()) == (True, True)
 
     asyncio.run(main())
 
@@ -348,7 +348,7 @@ def test_after_an_error_the_exit_waits_no_longer_than_exit_timeout(gate):
             async with Pool(1, exit_timeout=0.01) as pool:
                 (job,) = gate.hold(pool)
                 raise ZeroDivisionError
-        assert (False, True) == (job.done(), job.cancel_requested)
+        assert (job.done(), job.cancel_requested) == (False, True)
 
     asyncio.run(main())
 
@@ -372,11 +372,11 @@ def test_a_cancel_while_the_exit_drains_ends_it(gate):
 
     asyncio.run(cancel())
     running, queued = jobs
-    assert (True, False, True) == (running.cancel_requested, running.done(), queued.cancelled())
+    assert (running.cancel_requested, running.done(), queued.cancelled()) == (True, False, True)
 
 
 def test_cancels_at_random_lose_no_place_and_no_job(make_pool):
-    """Thousands of asubmits through two places, a third of them cancelled at some moment: all places are there after."""
+    """Many asubmits through two places, a third of them cancelled at some moment: all places are there after."""
     import random
 
     draw = random.Random(7)
@@ -396,7 +396,7 @@ def test_cancels_at_random_lose_no_place_and_no_job(make_pool):
 
     asyncio.run(asyncio.wait_for(main(), 15))
     assert pool.join(10)
-    assert 2 == pool._desk.room
+    assert pool._desk.room == 2
     assert pool.stats().completed == len(ran)
 
 
@@ -405,7 +405,7 @@ def test_a_loop_that_closed_meanwhile_harms_no_worker(one, gate):
 
     async def main():
         (job,) = gate.hold(one)
-        asyncio.get_running_loop().create_task(wait(job))  # noqa: RUF006 - it is to be abandoned
+        asyncio.get_running_loop().create_task(wait(job))
         await turns()
 
     async def wait(job):
@@ -417,7 +417,7 @@ def test_a_loop_that_closed_meanwhile_harms_no_worker(one, gate):
     loop.close()
     gate.open()
 
-    assert 8 == one.submit(pow, 2, 3).result()
+    assert one.submit(pow, 2, 3).result() == 8
     for task in left:
         task._log_destroy_pending = False
         task.get_coro().close()

@@ -18,7 +18,7 @@ def blocked(call):
     def run():
         try:
             answers.append(call())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is the answer
             answers.append(error)
 
     thread = threading.Thread(target=run)
@@ -49,7 +49,7 @@ def test_a_full_queue_raises_where_told_to(make_pool, gate):
     with pytest.raises(QueueFull, match="holds 2 jobs"):
         pool.submit(int)
     assert first.cancel()
-    assert 0 == pool.submit(int).result() if gate.open() else True
+    assert pool.submit(int).result() == 0 if gate.open() else True
 
 
 def test_a_full_queue_makes_a_thread_wait_until_there_is_a_place(make_pool, gate):
@@ -64,7 +64,7 @@ def test_a_full_queue_makes_a_thread_wait_until_there_is_a_place(make_pool, gate
     thread.join(10)
     gate.open()
 
-    assert 4 == answers[0].result()
+    assert answers[0].result() == 4
 
 
 def test_who_waits_for_a_place_is_served_by_priority_then_in_order(make_pool, gate):
@@ -85,7 +85,7 @@ def test_who_waits_for_a_place_is_served_by_priority_then_in_order(make_pool, ga
         thread.join(10)
     pool.join()
 
-    assert ["queued", "high", "normal 1", "normal 2", "low 1", "low 2"] == order
+    assert order == ["queued", "high", "normal 1", "normal 2", "low 1", "low 2"]
 
 
 def test_a_job_may_hand_in_more_than_the_bound(make_pool):
@@ -108,7 +108,7 @@ def test_the_bound_holds_again_after_jobs_went_over_it(make_pool, gate):
     gate.open()
     pool.join()
 
-    assert [0, 0] == [pool.submit(int).result() for _ in range(2)]
+    assert [pool.submit(int).result() for _ in range(2)] == [0, 0]
 
 
 def test_closing_refuses_who_waits_for_a_place(make_pool, gate):
@@ -123,7 +123,7 @@ def test_closing_refuses_who_waits_for_a_place(make_pool, gate):
     gate.open()
 
     assert isinstance(answers[0], PoolClosed)
-    assert 2 == queued.result()
+    assert queued.result() == 2
 
 
 def test_without_a_bound_nothing_waits(make_pool, gate):
@@ -133,7 +133,7 @@ def test_without_a_bound_nothing_waits(make_pool, gate):
     jobs = [pool.submit(int) for _ in range(5000)]
     gate.open()
 
-    assert 0 == sum(job.result() for job in jobs)
+    assert sum(job.result() for job in jobs) == 0
 
 
 def test_many_threads_through_a_narrow_queue_lose_nothing(make_pool):
@@ -147,8 +147,8 @@ def test_many_threads_through_a_narrow_queue_lose_nothing(make_pool):
         thread.join(10)
     assert pool.join(10)
 
-    assert 1800 == len(ran)
-    assert 2 == pool._desk.room
+    assert len(ran) == 1800
+    assert pool._desk.room == 2
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ def test_shutdown_runs_what_is_queued_and_lets_nothing_in(one, gate):
     threading.Timer(0.01, gate.open).start()
 
     assert one.shutdown()
-    assert [1, 2, 4, 8, 16] == [job.result(timeout=0) for job in jobs]
+    assert [job.result(timeout=0) for job in jobs] == [1, 2, 4, 8, 16]
     with pytest.raises(PoolClosed, match="shut down"):
         one.submit(int)
-    assert 0 == one.stats().workers
+    assert one.stats().workers == 0
     assert one.shutdown()
 
 
@@ -31,7 +31,7 @@ def test_shutdown_without_waiting_leaves_the_jobs_to_run(one, gate):
 
     assert not one.shutdown(wait=False)
     gate.open()
-    assert 8 == job.result(timeout=10)
+    assert job.result(timeout=10) == 8
 
 
 def test_shutdown_may_cancel_what_is_queued_and_gives_up_after_its_timeout(one, gate):
@@ -52,12 +52,12 @@ def test_join_waits_until_nothing_is_queued_or_running(one, gate):
     gate.hold(one)
     job = one.submit(pow, 2, 3)
 
-    assert (False, False) == (one.join(timeout=0.01), one.join(timeout=0))
-    assert [] == one._desk._when_idle
+    assert (one.join(timeout=0.01), one.join(timeout=0)) == (False, False)
+    assert one._desk._when_idle == []
     gate.open()
     assert one.join(timeout=10)
     assert job.done()
-    assert 0 == one.submit(int).result()
+    assert one.submit(int).result() == 0
 
 
 def test_closing_wakes_everybody_who_waits(one, gate):
@@ -69,7 +69,7 @@ def test_closing_wakes_everybody_who_waits(one, gate):
     def wait_for_the_job():
         try:
             queued.result()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is the answer
             answers.append(type(error).__name__)
 
     threads = [
@@ -84,7 +84,7 @@ def test_closing_wakes_everybody_who_waits(one, gate):
     for thread in threads:
         thread.join(10)
 
-    assert ["JobCancelled", True, True] == sorted(answers, key=str)
+    assert sorted(answers, key=str) == ["JobCancelled", True, True]
 
 
 def test_leaving_the_block_waits_for_all_jobs():
@@ -93,8 +93,8 @@ def test_leaving_the_block_waits_for_all_jobs():
     with Pool(2) as pool:
         pool.submit(lambda: [pool.submit(done.append, n) for n in range(5)])
 
-    assert [0, 1, 2, 3, 4] == sorted(done)
-    assert 0 == pool.stats().workers
+    assert sorted(done) == [0, 1, 2, 3, 4]
+    assert pool.stats().workers == 0
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
@@ -105,7 +105,7 @@ def test_an_error_in_the_block_ends_the_pool_soon(gate, error):
         queued = pool.submit(int)
         raise error
 
-    assert (True, True, False) == (queued.cancelled(), running.cancel_requested, running.done())
+    assert (queued.cancelled(), running.cancel_requested, running.done()) == (True, True, False)
 
 
 def test_an_error_in_the_block_waits_for_a_job_that_listens():
@@ -138,4 +138,4 @@ def test_ctrl_c_while_the_block_drains_gives_up(gate, monkeypatch):
         (running,) = gate.hold(pool)
         queued = pool.submit(int)
 
-    assert (True, True) == (queued.cancelled(), running.cancel_requested)
+    assert (queued.cancelled(), running.cancel_requested) == (True, True)

@@ -34,20 +34,21 @@ def test_a_job_lives_from_queued_over_running_to_completed(one, gate):
     gate.hold(one)
     job = one.submit(lambda: (current_job().state, current_job().running(), current_job().ended_at))
 
-    assert (JobState.QUEUED, None, False) == (job.state, job.started_at, job.done())
+    assert (job.state, job.started_at, job.done()) == (JobState.QUEUED, None, False)
     gate.open()
 
-    assert (JobState.RUNNING, True, None) == job.result()
+    assert job.result() == (JobState.RUNNING, True, None)
     assert JobState.COMPLETED is job.state
     assert job.submitted_at <= job.started_at <= job.ended_at <= time.monotonic()
-    assert (1, True, False, False) == (job.attempt, job.done(), job.cancelled(), job.running())
+    assert (job.attempt, job.done(), job.cancelled(), job.running()) == (1, True, False, False)
 
 
 def test_arguments_and_every_keyword_belong_to_the_function(one):
     """No keyword is reserved: priority, name and fn reach the function."""
-    assert ((1, 2), {"fn": 3, "priority": 4, "name": 5, "self": 6}) == one.submit(
-        lambda *args, **kwargs: (args, kwargs), 1, 2, fn=3, priority=4, name=5, self=6
-    ).result()
+    assert one.submit(lambda *args, **kwargs: (args, kwargs), 1, 2, fn=3, priority=4, name=5, self=6).result() == (
+        (1, 2),
+        {"fn": 3, "priority": 4, "name": 5, "self": 6},
+    )
 
 
 def test_a_failed_job_raises_its_own_error_for_whoever_asks(one):
@@ -71,23 +72,23 @@ def test_a_traceback_shows_the_users_frames_and_does_not_grow(one):
             job.result()
         lengths.add(len(frames(caught.value)))
 
-    assert 1 == len(lengths)
-    assert "fails" == frames(caught.value)[-1]
+    assert len(lengths) == 1
+    assert frames(caught.value)[-1] == "fails"
     assert "run" not in frames(caught.value)
 
 
 def test_an_error_that_was_raised_is_free_without_the_collector(one):
     """No cycle between error, frame and job survives the except block."""
 
-    class Trouble(Exception):
+    class TroubleError(Exception):
         pass
 
     gc.disable()
     try:
-        job = one.submit(raises_a_new, Trouble)
+        job = one.submit(raises_a_new, TroubleError)
         try:
             job.result()
-        except Trouble as error:
+        except TroubleError as error:
             gone = weakref.ref(error)
         del job
         one.join()
@@ -134,7 +135,7 @@ def test_result_gives_up_after_its_timeout_and_the_job_goes_on(one, gate):
     assert job._waiters is None
     gate.open()
 
-    assert "through" == job.result(timeout=10)
+    assert job.result(timeout=10) == "through"
 
 
 def test_many_threads_may_wait_for_one_job(one, gate):
@@ -148,7 +149,7 @@ def test_many_threads_may_wait_for_one_job(one, gate):
     for thread in threads:
         thread.join(10)
 
-    assert ["through"] * 5 == results
+    assert results == ["through"] * 5
 
 
 def test_callbacks_are_called_once_in_order_and_may_fail(one, gate, caplog):
@@ -163,7 +164,7 @@ def test_callbacks_are_called_once_in_order_and_may_fail(one, gate, caplog):
     one.submit(int).result()  # the callbacks run before the worker takes another job
     job.add_done_callback(lambda job: called.append(3))
 
-    assert [(1, True), (2, JobState.COMPLETED), 3] == called
+    assert called == [(1, True), (2, JobState.COMPLETED), 3]
     assert "in a callback" in caplog.text
 
 
@@ -182,7 +183,7 @@ def test_a_callback_may_wait_for_the_next_job(one, gate):
     gate.open()
 
     assert done.wait(10)
-    assert [8] == seen
+    assert seen == [8]
 
 
 def test_a_job_has_the_name_of_its_function_or_the_one_given(one):
@@ -196,7 +197,7 @@ def test_a_job_has_the_name_of_its_function_or_the_one_given(one):
     names = [one.submit(pow, 1, 1), one.submit(functools.partial(pow, 1), 1), one.submit(Callable()), given]
     one.join()
 
-    assert ["pow", "pow", "Callable", "mine"] == [job.name for job in names]
+    assert [job.name for job in names] == ["pow", "pow", "Callable", "mine"]
     assert repr(given) == f"<Job {given.id} 'mine' completed>"
 
 
@@ -211,8 +212,8 @@ def test_each_job_runs_in_a_copy_of_the_context_of_who_handed_it_in(one):
 
     variable.set("by the submitter")
 
-    assert ["by the submitter"] * 2 == [one.submit(look_and_set).result() for _ in range(2)]
-    assert "by the submitter" == variable.get()
+    assert [one.submit(look_and_set).result() for _ in range(2)] == ["by the submitter"] * 2
+    assert variable.get() == "by the submitter"
 
 
 def test_a_priority_is_inherited_by_what_a_job_hands_in(one):
@@ -220,11 +221,11 @@ def test_a_priority_is_inherited_by_what_a_job_hands_in(one):
     nested = lambda: one.submit(lambda: current_job().priority).result()
     token = chain_priority.set(7)
     try:
-        assert (7, 7) == (one.submit(int).priority, one.submit(nested).result())
+        assert (one.submit(int).priority, one.submit(nested).result()) == (7, 7)
     finally:
         chain_priority.reset(token)
-    assert -2 == one.options(priority=-2).submit(nested).result()
-    assert 0 == one.submit(nested).result()
+    assert one.options(priority=-2).submit(nested).result() == -2
+    assert one.submit(nested).result() == 0
 
 
 def test_current_job_is_an_error_outside_of_one():

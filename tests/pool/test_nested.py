@@ -18,8 +18,8 @@ def test_recursion_on_one_worker_does_not_deadlock(one):
         threads.add(threading.get_ident())
         return n if n < 2 else one.submit(fib, n - 1).result() + one.submit(fib, n - 2).result()
 
-    assert (144, 1) == (one.submit(fib, 12).result(timeout=10), len(threads))
-    assert (465, 0, 0) == (one.stats().completed, one.stats().running, one.stats().queued)
+    assert (one.submit(fib, 12).result(timeout=10), len(threads)) == (144, 1)
+    assert (one.stats().completed, one.stats().running, one.stats().queued) == (465, 0, 0)
 
 
 def test_current_job_is_the_inner_one_and_then_the_outer_again(one):
@@ -29,7 +29,7 @@ def test_current_job_is_the_inner_one_and_then_the_outer_again(one):
         inner = one.options(name="inner").submit(lambda: current_job().name)
         return inner.result(), current_job().name
 
-    assert ("inner", "outer") == one.options(name="outer").submit(outer).result()
+    assert one.options(name="outer").submit(outer).result() == ("inner", "outer")
 
 
 def test_an_error_of_an_inline_job_reaches_the_one_that_waits(one):
@@ -42,7 +42,7 @@ def test_an_error_of_an_inline_job_reaches_the_one_that_waits(one):
             one.submit(exit).result()
         return "on"
 
-    assert "on" == one.submit(outer).result()
+    assert one.submit(outer).result() == "on"
 
 
 def test_a_job_that_waits_for_itself_is_told(one):
@@ -59,7 +59,7 @@ def test_a_job_that_waits_for_itself_is_told(one):
             outer.result()
         return "told"
 
-    assert "told" == one.submit(outer).result(timeout=10)
+    assert one.submit(outer).result(timeout=10) == "told"
 
 
 def test_a_job_cannot_wait_for_the_end_of_its_own_pool(one):
@@ -71,7 +71,7 @@ def test_a_job_cannot_wait_for_the_end_of_its_own_pool(one):
                 call()
         return "told"
 
-    assert "told" == one.submit(work).result(timeout=10)
+    assert one.submit(work).result(timeout=10) == "told"
 
 
 def test_a_job_waits_for_one_that_another_worker_runs(make_pool, gate):
@@ -81,7 +81,7 @@ def test_a_job_waits_for_one_that_another_worker_runs(make_pool, gate):
     waiting = pool.submit(running.result)
     gate.open()
 
-    assert "through" == waiting.result(timeout=10)
+    assert waiting.result(timeout=10) == "through"
 
 
 def test_jobs_of_another_pool_run_on_that_pools_threads(make_pool):
@@ -90,7 +90,7 @@ def test_jobs_of_another_pool_run_on_that_pools_threads(make_pool):
 
     name = a.submit(lambda: b.submit(lambda: threading.current_thread().name).result()).result()
 
-    assert "b-0" == name
+    assert name == "b-0"
 
 
 def test_while_the_pool_drains_running_jobs_may_hand_in_more(one):
@@ -107,4 +107,4 @@ def test_while_the_pool_drains_running_jobs_may_hand_in_more(one):
     one.shutdown(wait=False)
     closed.set()
 
-    assert 8 == job.result()
+    assert job.result() == 8

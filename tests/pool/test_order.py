@@ -72,7 +72,7 @@ def test_an_urgent_job_that_comes_late_overtakes_all_that_are_queued(one, gate):
     second.set()
     one.join()
 
-    assert ["urgent", "normal"] == order
+    assert order == ["urgent", "normal"]
 
 
 def test_the_cancelled_take_no_turn_from_those_behind_them(make_pool, gate):

@@ -21,12 +21,12 @@ def test_stats_count_every_job_under_its_priority(make_pool, gate):
     after = pool.stats()
 
     assert [-1, 0, 1] == list(before.priorities) == list(after.priorities)
-    assert [(1, 0, 0, 0, 0), (0, 2, 0, 0, 0), (1, 0, 0, 0, 1)] == [each[:5] for each in before.priorities.values()]
-    assert [(0, 0, 0, 1, 0), (0, 0, 2, 0, 0), (0, 0, 1, 0, 1)] == [each[:5] for each in after.priorities.values()]
-    assert (2, 0, 2, 2) == (before.workers, before.idle, before.queued, before.running)
-    assert (2, 0, 0, 3, 1, 1) == (
+    assert [each[:5] for each in before.priorities.values()] == [(1, 0, 0, 0, 0), (0, 2, 0, 0, 0), (1, 0, 0, 0, 1)]
+    assert [each[:5] for each in after.priorities.values()] == [(0, 0, 0, 1, 0), (0, 0, 2, 0, 0), (0, 0, 1, 0, 1)]
+    assert (before.workers, before.idle, before.queued, before.running) == (2, 0, 2, 2)
+    assert (
         after.idle, after.queued, after.running, after.completed, after.failed, after.cancelled
-    )  # fmt: skip
+    ) == (2, 0, 0, 3, 1, 1)  # fmt: skip
     assert all(job.done() for job in held)
 
 
@@ -45,9 +45,9 @@ def test_waiting_and_running_are_measured(one, gate):
 
 def test_percentiles_are_samples():
     """Of a hundred, the 51st, 96th and 100th; of none, zeros."""
-    assert (51, 96, 100) == Percentiles.of(range(1, 101))
-    assert (0.0, 0.0, 0.0) == Percentiles.of([])
-    assert (3, 3, 3) == Percentiles.of([3])
+    assert Percentiles.of(range(1, 101)) == (51, 96, 100)
+    assert Percentiles.of([]) == (0.0, 0.0, 0.0)
+    assert Percentiles.of([3]) == (3, 3, 3)
 
 
 def test_stats_print_as_a_table(one):
@@ -67,4 +67,4 @@ def test_a_pool_shows_its_state(one):
     """In its repr."""
     one.submit(int).result()
 
-    assert "<Pool 'dari' open, 1 workers, 1 idle, 0 jobs>" == repr(one)
+    assert repr(one) == "<Pool 'dari' open, 1 workers, 1 idle, 0 jobs>"

@@ -32,7 +32,7 @@ def test_a_task_waits_for_jobs_and_places(run, one):
         job = yield one.asubmit(pow, 2, 3)
         return (yield job), (yield one.submit(pow, 2, 4)), (yield from one.run_sync(pow, 2, 5)), (yield job)
 
-    assert (8, 16, 32, 8) == run(main)
+    assert run(main) == (8, 16, 32, 8)
 
 
 def test_a_task_gets_the_error_of_the_job(run, one):
@@ -45,7 +45,7 @@ def test_a_task_gets_the_error_of_the_job(run, one):
             yield one.run_sync(next, iter(()))
         return "on"
 
-    assert "on" == run(main)
+    assert run(main) == "on"
 
 
 def test_nothing_blocks_a_scheduler(run, make_pool, gate):
@@ -65,7 +65,7 @@ def test_nothing_blocks_a_scheduler(run, make_pool, gate):
         yield queued
         return queued.result()
 
-    assert 0 == run(main)
+    assert run(main) == 0
 
 
 def test_a_cancelled_task_takes_its_queued_job_along(run, one, gate):
@@ -75,9 +75,8 @@ def test_a_cancelled_task_takes_its_queued_job_along(run, one, gate):
 
     def main():
         jobs.append(one.submit(int))
-        with pytest.raises(TimeoutError):
-            with timeout(0.01):
-                yield jobs[0]
+        with pytest.raises(TimeoutError), timeout(0.01):
+            yield jobs[0]
 
     run(main)
     assert JobState.CANCELLED is jobs[0].state
@@ -95,12 +94,11 @@ def test_a_cancelled_task_waits_for_the_real_end_of_a_running_job(run, one):
             ended.append(True)
 
     def main():
-        with pytest.raises(TimeoutError):
-            with timeout(0.01):
-                yield one.run_sync(work)
+        with pytest.raises(TimeoutError), timeout(0.01):
+            yield one.run_sync(work)
         return list(ended)
 
-    assert [True] == run(main)
+    assert run(main) == [True]
 
 
 def test_a_job_cancelled_by_others_is_an_error_not_a_cancel(run, one, gate):
@@ -127,14 +125,13 @@ def test_a_place_that_is_waited_for_is_given_up_by_a_cancel(run, make_pool, gate
         for operation in (pool.asubmit(ran.append, "never"), pool.run_sync(ran.append, "never")):
             with CancelScope(deadline=0):
                 yield operation
-            with pytest.raises(TimeoutError):
-                with timeout(0.01):
-                    yield pool.asubmit(ran.append, "never")
+            with pytest.raises(TimeoutError), timeout(0.01):
+                yield pool.asubmit(ran.append, "never")
         gate.open()
         yield pool.run_sync(ran.append, "last")
 
     run(main)
-    assert (["queued", "last"], 1) == (ran, pool._desk.room)
+    assert (ran, pool._desk.room) == (["queued", "last"], 1)
 
 
 def test_waiting_for_a_place_in_a_pool_that_closes_is_an_error(run, make_pool, gate):
@@ -174,6 +171,6 @@ def test_async_with_in_a_task_that_the_kernel_steps_waits_for_the_jobs(gate):
         assert scope.cancelled_caught
         return jobs[0].state
 
-    assert 8 == scheduler.run(main)
+    assert scheduler.run(main) == 8
     assert JobState.CANCELLED is scheduler.run(late)
     assert issubclass(Cancelled, BaseException)

@@ -28,7 +28,7 @@ def test_threads_start_on_demand_one_per_job_that_finds_nobody_idle(make_pool, g
     pool.submit(int)
     counts.append(pool.stats().workers)
 
-    assert [0, 1, 2, 3, 3] == counts
+    assert counts == [0, 1, 2, 3, 3]
 
 
 def test_one_job_after_the_other_needs_one_thread(make_pool):
@@ -37,7 +37,7 @@ def test_one_job_after_the_other_needs_one_thread(make_pool):
     for _ in range(200):
         pool.submit(int).result()
 
-    assert 1 == pool.stats().workers
+    assert pool.stats().workers == 1
 
 
 def test_idle_threads_leave_and_new_ones_come(make_pool, gate):
@@ -48,14 +48,14 @@ def test_idle_threads_leave_and_new_ones_come(make_pool, gate):
     pool.join()
     until(lambda: pool.stats().workers == 1)
 
-    assert 8 == pool.submit(pow, 2, 3).result()
+    assert pool.submit(pow, 2, 3).result() == 8
 
 
 def test_a_job_handed_in_just_when_a_worker_leaves_is_not_lost(make_pool):
     """The worker looks again under the lock."""
     pool = make_pool(1, idle_timeout=0)
 
-    assert [n for n in range(500)] == [pool.submit(int, n).result(timeout=10) for n in range(500)]
+    assert list(range(500)) == [pool.submit(int, n).result(timeout=10) for n in range(500)]
 
 
 def test_threads_are_daemons_named_by_prefix(make_pool):
@@ -63,7 +63,7 @@ def test_threads_are_daemons_named_by_prefix(make_pool):
     pool = make_pool(1, thread_name_prefix="mine")
     thread = pool.submit(threading.current_thread).result()
 
-    assert ("mine-0", True) == (thread.name, thread.daemon)
+    assert (thread.name, thread.daemon) == ("mine-0", True)
 
 
 def test_the_initializer_runs_in_each_thread_before_its_first_job(make_pool, gate):
@@ -78,7 +78,7 @@ def test_the_initializer_runs_in_each_thread_before_its_first_job(make_pool, gat
     jobs = [pool.submit(work) for _ in range(2)]
     gate.open()
 
-    assert [7, 7] == [job.result() for job in jobs]
+    assert [job.result() for job in jobs] == [7, 7]
 
 
 @pytest.mark.parametrize("error", [ValueError("no database"), SystemExit(1)])
@@ -110,8 +110,8 @@ def test_where_no_thread_can_start_jobs_fail_and_nobody_hangs(make_pool, monkeyp
         with pytest.raises(WorkerLost, match="can't start new thread"):
             pool.submit(int).result(timeout=10)
 
-    assert 8 == pool.submit(pow, 2, 3).result()
-    assert (0, 0) == (pool.stats().queued, pool.stats().running)
+    assert pool.submit(pow, 2, 3).result() == 8
+    assert (pool.stats().queued, pool.stats().running) == (0, 0)
 
 
 def test_a_thread_that_could_not_start_leaves_the_job_to_the_others(make_pool, gate, monkeypatch):
@@ -127,7 +127,7 @@ def test_a_thread_that_could_not_start_leaves_the_job_to_the_others(make_pool, g
         job = pool.submit(pow, 2, 3)
     gate.open()
 
-    assert 8 == job.result(timeout=10)
+    assert job.result(timeout=10) == 8
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -147,7 +147,7 @@ def test_a_worker_ended_from_outside_loses_its_job_and_no_other(make_pool, gate,
             pool.submit(int).result(timeout=10)
         threads[0].join(10)
 
-    assert 8 == pool.submit(pow, 2, 3).result(timeout=10)
+    assert pool.submit(pow, 2, 3).result(timeout=10) == 8
 
 
 def test_a_pool_that_was_dropped_loses_its_threads(make_pool):

@@ -1,7 +1,7 @@
 """Waiting for the end of a pool's jobs: `join`, `shutdown`, and leaving a `with` block of either kind.
 
-Nothing here decides what closing means (that is `Desk.close`); here it is only waited for, in a thread by a bare lock, in
-asyncio and in a task by `Drained`, and never for ever when the block was left by an error.
+Nothing here decides what closing means (that is `Desk.close`); here it is only waited for, in a thread by a bare lock,
+in asyncio and in a task by `Drained`, and never for ever when the block was left by an error.
 """
 
 from __future__ import annotations
@@ -62,11 +62,12 @@ def wait_until_left(threads: list[Thread], timeout: float | None) -> bool:
 
 @final
 class Drained(Remote[None]):
-    """Waits until nothing is queued or running, at most `limit` seconds. Cancelled, it cancels what is queued, asks what
-    runs to end, and waits for `patience` seconds more.
+    """Waits until nothing is queued or running, at most `limit` seconds.
+
+    Cancelled, it cancels what is queued, asks what runs to end, and waits for `patience` seconds more.
     """
 
-    __slots__ = ("_call", "_desk", "_limit", "_patience", "_settled")
+    __slots__ = ("_call", "_desk", "_limit", "_patience", "_settled", "_timers")
 
     def __init__(self, desk: Desk, limit: float | None, patience: float) -> None:
         self._desk: Final = desk
@@ -74,6 +75,7 @@ class Drained(Remote[None]):
         self._patience: Final = patience
         self._settled = False
         self._call: Callable[[], object] | None = None
+        self._timers: list[Timer] = []
 
     def __repr__(self) -> str:
         return f"the end of pool {self._desk.name!r}"
@@ -103,6 +105,8 @@ class Drained(Remote[None]):
             settled, self._settled = self._settled, True
         if not settled:
             self._desk.forget_idle(self._settle)
+            for timer in self._timers:
+                timer.cancel()
             assert self._call is not None
             self._call()
 
@@ -110,4 +114,5 @@ class Drained(Remote[None]):
         # A thread of its own, which is dear, but there is no loop that all worlds share, and blocks are rarely left so.
         timer = Timer(seconds, self._settle)
         timer.daemon = True
+        self._timers.append(timer)
         timer.start()

@@ -1,7 +1,7 @@
 """The desk: where jobs are handed in, taken, and finished. All of a pool's state changes here, under one lock.
 
-**One lock, short sections.** A worker that ends a job takes the next in the same section (`workers`), so a job costs two
-sections: one to hand it in, one to end it. Splitting the lock would cost more than it saves under the GIL.
+**One lock, short sections.** A worker that ends a job takes the next in the same section (`workers`), so a job costs
+two sections: one to hand it in, one to end it. Splitting the lock would cost more than it saves under the GIL.
 
 **Settle first, tell afterwards.** Inside a section no foreign code runs: no callback, no destructor of a payload, no
 start of a thread; any of them might come back and want the lock. What is to be done goes into `calls`, and whoever
@@ -18,11 +18,11 @@ import sys
 from _thread import allocate_lock
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import TYPE_CHECKING, Any, final
 
 from dari._kernel.outcome import Error, Value
-from dari.drivers.reporting import report
 from dari.exceptions import BlockingCallError, PoolClosed, WorkerLost
+from dari.pool.calls import make
 from dari.pool.job import (
     CANCELLED,
     COMPLETED,
@@ -42,43 +42,12 @@ from dari.pool.line import Line
 from dari.pool.stats import PoolStats, Tally, frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-    from dari.pool.job import Seat
+    from dari.pool.crew import Crew
     from dari.pool.places import Place
 
-__all__ = ["Crew", "Desk", "make"]
-
-
-class Crew(Protocol):
-    """An engine, as the desk sees it. Every call comes with the desk's lock held."""
-
-    def call(self) -> None:
-        """A job was queued: let somebody come for it."""
-        ...
-
-    def dismiss(self) -> None:
-        """The pool closes: let those go who have nothing to do."""
-        ...
-
-    def at_work(self) -> Iterator[Seat]: ...
-
-    def count(self) -> tuple[int, int]:
-        """Workers, and how many of them are idle."""
-        ...
-
-
-def make(calls: Iterable[Callable[[], object]]) -> None:
-    """Make the calls that a section left, outside of it. One that fails does not keep the others from being made."""
-    rest = iter(calls)
-    for call in rest:
-        try:
-            call()
-        except BaseException as error:
-            make(rest)
-            if not isinstance(error, Exception):
-                raise  # Ctrl-C, in the middle of it
-            report(f"{call!r} failed", error)
+__all__ = ["Desk"]
 
 
 def _shed(job: Job[Any], *_payload: object) -> None:
@@ -233,10 +202,9 @@ class Desk:
         with self.lock:
             now = monotonic()
             workers, idle = self.crew.count()
-            heads = {priority: self._line.head(priority) for priority in self.tallies}
             priorities = {
-                priority: tally.read(0.0 if (head := heads[priority]) is None else now - head._submitted_at)
-                for priority, tally in self.tallies.items()
+                priority: tally.read(0.0 if (head := self._line.head(priority)) is None else now - head._submitted_at)
+                for priority, tally in list(self.tallies.items())  # `tally` adds to them without the lock
             }
         return frozen(workers, idle, priorities)
 

@@ -1,9 +1,9 @@
 """A job: a blocking call that somebody else makes, and what there is to know about it.
 
 **Small and quick to make.** There may be a hundred thousand of them. A `concurrent.futures.Future` costs 2.4 µs and
-1.8 kB, most of it for a Condition that few ever wait on (facts/pool.md c). A job has no lock of its own (the pool's guards it),
-no Event: a thread that waits brings a bare lock along and leaves its `release` to be called. Fields that are rarely
-used live in one `Rare`, made on demand; the times of what has not happened yet are simply not set.
+1.8 kB, most of it for a Condition that few ever wait on (facts/pool.md c). A job has no lock of its own (the pool's
+guards it), no Event: a thread that waits brings a bare lock along and leaves its `release` to be called. Fields that
+are rarely used live in one `Rare`, made on demand; the times of what has not happened yet are simply not set.
 
 **Who waits stands in one field.** `_waiters` is None (nobody), one call, a list of calls, or `ENDED`, which therefore
 doubles as the mark that everything else is settled: it is written last, so whoever sees it without the lock may read
@@ -122,8 +122,8 @@ here = Here()
 class Job(Remote[T_co]):
     """A call that the pool makes. `job.result()`, `await job` or `yield job` waits for what it returns.
 
-    Who waits, owns: cancelling the task that awaits a job cancels the job, and waits for its real end. `result(timeout)`
-    of a thread only looks. Times are seconds of `time.monotonic()`, None where it has not come to that yet.
+    Who waits, owns: cancelling the task that awaits a job cancels the job, and waits for its real end.
+    `result(timeout)` of a thread only looks. Times are seconds of `time.monotonic()`, None until then.
     """
 
     # No __weakref__: then no code of users runs where the last reference goes, which may be under the pool's lock.
@@ -209,7 +209,7 @@ class Job(Remote[T_co]):
         return self._state is CANCELLED
 
     def result(self, timeout: float | None = None) -> T_co:
-        """What it returned; or raises what it raised, or `JobCancelled`. Waits, at most `timeout` seconds (TimeoutError).
+        """What it returned; or raises what it raised, or `JobCancelled`. TimeoutError after `timeout` seconds.
 
         In a worker of the same pool a job that is still queued is run here and now, so waiting cannot deadlock. Where
         an event loop or a scheduler runs, nothing waits: BlockingCallError, which names the spelling that does.

@@ -111,7 +111,10 @@ class Place(Remote[Job[T_co]]):
 
 @final
 class Run(Operation[T_co]):
-    """`await pool.run_sync(fn)`: wait for a place and for the result. Cancelled, it cancels the job and awaits its end."""
+    """`await pool.run_sync(fn)`: wait for a place and for the result.
+
+    Cancelled, it cancels the job and awaits its end.
+    """
 
     __slots__ = ("_place",)
 

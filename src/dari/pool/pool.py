@@ -1,8 +1,8 @@
 """The pool's face: `Pool`, and the views of it that `options` gives. It checks arguments and blocks; `desk` decides.
 
 A pool is a view of itself without options, so `pool.submit` and `pool.options(priority=1).submit` are one function. No
-keyword of `submit` is reserved: every one is the function's own (CPython PR #29359 tried otherwise). What a job inherits
-is taken where it is handed in: the context, copied (CPython gh-78195), and in it the priority of the chain.
+keyword of `submit` is reserved: every one is the function's own (CPython PR #29359 tried otherwise). What a job
+inherits is taken where it is handed in: the context, copied (CPython gh-78195), and in it the priority of the chain.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class View:
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Job[T]:
         """Let a worker call `fn(*args, **kwargs)`; every keyword is `fn`'s.
 
-        When the queue is full this waits for a place; or raises QueueFull: with `on_full="raise"`, and where a loop or a
-        scheduler runs on this thread (`asubmit` waits there). Inside a job of the same pool there is always a place.
+        When the queue is full this waits for a place; or raises QueueFull: with `on_full="raise"`, and where a loop or
+        a scheduler runs on this thread (`asubmit` waits there). Inside a job of the same pool there is always a place.
         """
         job = self._job(fn, args, kwargs)
         if not self._desk.offer(job):
@@ -86,7 +86,10 @@ class View:
         return Place(self._desk, self._job(fn, args, kwargs))
 
     def run_sync(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Operation[T]:
-        """`await` or `yield` it: waits for a place and for the result. Cancelled, the job is, and its end is awaited."""
+        """`await` or `yield` it: waits for a place and for the result.
+
+        Cancelled, it cancels the job, and waits for its real end.
+        """
         return Run(Place(self._desk, self._job(fn, args, kwargs)))
 
     def _job(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job[T]:
@@ -141,8 +144,9 @@ class Pool(View):
     `max_queue`         jobs that may wait to run; None: no bound
     `on_full`           what `submit` does then: "wait" for a place, or "raise" QueueFull
     `starvation_limit`  jobs of other priorities that may overtake the first of one; None: strict priorities
-    `thread_name_prefix`, `initializer`, `initargs`    as in concurrent.futures; an initializer that fails breaks the pool
     `exit_timeout`      seconds that leaving by an error, and the exit of the process, wait for what runs
+    `thread_name_prefix`, `initializer`, `initargs`
+                        as in concurrent.futures; an initializer that fails breaks the pool
 
     `with Pool()` and `async with Pool()` wait at their end for all jobs; left by an error, they cancel what is
     queued, ask what runs to stop, and wait at most `exit_timeout`.
@@ -207,8 +211,8 @@ class Pool(View):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None) -> bool:
         """Take no more jobs; what is queued runs, or is cancelled with `cancel_futures`.
 
-        `wait`: until all have ended and the threads have left, at most `timeout` seconds. Gives whether that is so. Jobs
-        that run may hand in others until they have ended, for they may need them to end; not with `cancel_futures`.
+        `wait`: until all have ended and the threads have left, at most `timeout` seconds. Gives whether that is so.
+        Jobs that run may hand in others meanwhile, for they may need them to end; not with `cancel_futures`.
         """
         desk = self._desk
         desk.close(cancel=cancel_futures)

@@ -1,12 +1,12 @@
 """What pools owe the process they live in: an exit that comes, and a fork that does not hang the child.
 
-**Exit.** Workers are daemon threads, so the interpreter does not wait for them; `atexit` does, by its own clock: what is
-queued runs on until `exit_timeout` of its pool, then what is stuck is named on stderr, and the process goes.
+**Exit.** Workers are daemon threads, so the interpreter does not wait for them; `atexit` does, by its own clock: what
+is queued runs on until `exit_timeout` of its pool, then what is stuck is named on stderr, and the process goes.
 
 **Fork.** The child has one thread, the one that forked. It has no workers, and a lock that another thread held stays
-locked for ever. So every pool's lock is taken before the fork, in one order: no job is caught half-moved. In the
-child each pool gets a new lock and forgets its workers, and unfinished jobs fail with WorkerLost: they run in the
-parent. Nobody is *told* so in the child: callbacks would act a second time there, and whoever waited did not come along.
+locked for ever. So every pool's lock is taken before the fork: no job is caught half-moved. In the child each pool
+gets a new lock and forgets its workers, and unfinished jobs fail with WorkerLost: they run in the parent. Nobody is
+*told* so in the child: callbacks would act a second time there, and whoever waited did not come along.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def _at_exit() -> None:
         desk = crew.desk
         if not wait_until_idle(desk, max(0.0, started + desk.exit_timeout - monotonic())):
             _name_the_stuck(crew)
+            desk.close(cancel=True, ask=True)  # nothing starts now that could not end
 
 
 def _name_the_stuck(crew: Threads) -> None:

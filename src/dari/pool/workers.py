@@ -8,9 +8,9 @@ gate: the last that parked, so that the others get old and leave. On a shared co
 waiters and a second acquire (facts/pool.md c: 230 k jobs/s against 68 k). The lists are right before anyone is told:
 a worker stands in `_idle` before the waiters of its last job hear that it ended, so a submit that follows finds it.
 
-**No wake is lost.** Looking for a job and parking happen in one section; so a job is either seen by the worker, or handed
-in after it parked, and then its gate is opened. A worker whose time ran out looks again under the lock whether it
-still stands in `_idle`: if not, somebody just opened its gate (trio #6). A gate opened for nothing only makes it look.
+**No wake is lost.** Looking for a job and parking happen in one section; so a job is either seen by the worker, or
+handed in after it parked, and then its gate is opened. A worker whose time ran out looks again under the lock whether
+it still stands in `_idle`: if not, somebody just opened its gate (trio #6). One opened for nothing only makes it look.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, final
 
 from dari._kernel.outcome import Error
 from dari.exceptions import WorkerLost
-from dari.pool.desk import Desk, make
+from dari.pool.calls import make
+from dari.pool.desk import Desk
 from dari.pool.job import FAILED, Job, JobState, Seat, here, run
 
 if TYPE_CHECKING:

@@ -1,0 +1,25 @@
+"""Calls that a section under the pool's lock leaves to be made when the lock is free: wakes, waiters, destructors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dari.drivers.reporting import report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["make"]
+
+
+def make(calls: Iterable[Callable[[], object]]) -> None:
+    """Make the calls that a section left, outside of it. One that fails does not keep the others from being made."""
+    rest = iter(calls)
+    for call in rest:
+        try:
+            call()
+        except BaseException as error:
+            make(rest)
+            if not isinstance(error, Exception):
+                raise  # Ctrl-C, in the middle of it
+            report(f"{call!r} failed", error)

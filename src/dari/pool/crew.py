@@ -1,0 +1,35 @@
+"""An engine: what runs jobs, as the desk sees it. Nothing but that protocol lives here.
+
+An engine is told by `call` that there is something to take; when it can start a job it takes one (`Desk.take`), and
+when that has ended it says so (`Desk.end`). Order, bounds and counts stay with the desk. Threads (`workers`) are the
+first engine.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dari.pool.job import Seat
+
+__all__ = ["Crew"]
+
+
+class Crew(Protocol):
+    """An engine, as the desk sees it. Every call comes with the desk's lock held."""
+
+    def call(self) -> None:
+        """A job was queued: let somebody come for it."""
+        ...
+
+    def dismiss(self) -> None:
+        """The pool closes: let those go who have nothing to do."""
+        ...
+
+    def at_work(self) -> Iterator[Seat]: ...
+
+    def count(self) -> tuple[int, int]:
+        """Workers, and how many of them are idle."""
+        ...
