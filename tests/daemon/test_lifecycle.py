@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+from dari.daemon.config import KEYS
 from dari.daemon.lifecycle import SIGNALS, STATUS_EXIT, TRANSITIONS, Event, Exit, Intent, State, Timeline, timeline
 
 
@@ -53,3 +55,16 @@ def test_the_command_is_light():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout == "\n"
+
+
+def test_the_reference_says_what_the_tables_say():
+    """Every exit code, key and signal stands in the reference's tables, and no other one does."""
+    text = (Path(__file__).parents[2] / "docs/reference/daemon.md").read_text()
+    first_cells = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+    numbers = {int(cell) for cell in first_cells if cell.isdigit()}
+    keys = {cell.strip("`") for cell in first_cells if cell.startswith("`")}
+    signals = {f"SIG{name}" for cell in first_cells for name in cell.split(", ") if name.isupper() and name.isalnum()}
+
+    assert numbers == set(Exit) | set(STATUS_EXIT.values())
+    assert set(KEYS) <= keys
+    assert signals == {signum.name for signum in SIGNALS}

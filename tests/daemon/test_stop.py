@@ -160,7 +160,7 @@ def test_stop_kills_who_ignores_term(bench):
 def test_the_second_signal_forces_on_a_blocked_loop(bench, until, gone, block, signum):
     """The second TERM (or INT) ends a service whose loop is blocked, and it dies of that very signal."""
     bench.program(BLOCKED.format(block))
-    run = bench.popen("run", "app.py:main")
+    run = bench.popen("run", "app.py:main", "--stop-grace", "300")  # or its deadline would look like the force
     until(lambda: bench.is_now("running"))
 
     run.send_signal(signum)
