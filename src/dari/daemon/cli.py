@@ -7,7 +7,6 @@ by shells and monitors all day long.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,8 +14,7 @@ from typing import Any, TextIO
 
 from dari.daemon import operate
 from dari.daemon.config import KEYS, Settings, resolve
-from dari.daemon.launch import StartFailed
-from dari.daemon.lifecycle import Exit, Refused
+from dari.daemon.lifecycle import Exit, Refused, StartFailed
 from dari.daemon.operate import Report
 from dari.exceptions import ConfigError, DaemonError
 
@@ -30,13 +28,18 @@ _COMMANDS = {
 _STARTING = ("run", "start", "restart")
 
 
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    # With a width given it need not ask the terminal, which costs an import of shutil in every single command.
+    return argparse.RawDescriptionHelpFormatter(prog, width=100)
+
+
 def _parser(own_target: str | None) -> argparse.ArgumentParser:
     prog = "dari" if own_target is None else os.path.basename(sys.argv[0])
     commands = "\n".join(f"  {name:8} {text}" for name, text in _COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog=prog,
         description=f"Run a program as a Unix service.\n\n{commands}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_formatter,
         allow_abbrev=False,
     )
     parser.add_argument("command", choices=_COMMANDS, metavar="COMMAND", help="one of the above")
@@ -75,6 +78,8 @@ def main(
     except KeyboardInterrupt:
         report = Report(130, "interrupted", {})  # 128 + SIGINT, as shells count
     if arguments["json"]:
+        import json
+
         head = {"action": command, "name": name, "ok": report.code == Exit.DONE, "code": int(report.code)}
         print(json.dumps({**head, "text": report.text, **report.fields}))
     else:

@@ -36,7 +36,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from dari.daemon import signals
 from dari.daemon.config import Settings
-from dari.daemon.lifecycle import HARD_EXIT_AFTER, Exit, Refused, State
+from dari.daemon.lifecycle import HARD_EXIT_AFTER, Exit, Refused, StartFailed, State
 from dari.daemon.pidfile import Record, clear, look, open_pidfile, try_lock, write_record
 from dari.daemon.process import Handle, Identity
 from dari.exceptions import DaemonError
@@ -45,15 +45,6 @@ _VERDICT: Final = struct.Struct("=ci")
 _IS: Final = b"p"  # its pid is …
 _DIED: Final = b"d"  # it died, with the wait status …
 _KILL_WAIT: Final = 5.0  # for a process that was killed to be gone; longer means that the kernel keeps it
-
-
-class StartFailed(DaemonError):  # noqa: N818 - what happened; an error it is for the caller to call
-    """The service did not become ready. `code` is what `start` ends with, `origin` whose number that is."""
-
-    def __init__(self, code: int, text: str, *, origin: str = "dari") -> None:
-        super().__init__(text)
-        self.code = code
-        self.origin = origin
 
 
 class Handover(NamedTuple):

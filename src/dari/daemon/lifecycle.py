@@ -123,3 +123,12 @@ class Refused(DaemonError):  # noqa: N818 - what it is, and the exit code says h
         super().__init__(text)
         self.code = code
         self.pid = pid
+
+
+class StartFailed(DaemonError):  # noqa: N818 - what happened; an error it is for the caller to call
+    """The service did not become ready. `code` is what `start` ends with, `origin` whose number that is."""
+
+    def __init__(self, code: int, text: str, *, origin: str = "dari") -> None:
+        super().__init__(text)
+        self.code = code
+        self.origin = origin
