@@ -402,7 +402,8 @@ def join(target: Task[Any], task: Any, *, owns: bool) -> None:
         if owns:
             target.kernel.cancel_awaited(target)
             return False
-        assert target._on_end is not None
+        if target._on_end is None:
+            return False  # it has ended, and is telling so: another one heard of it first, and cancelled this one
         target._on_end.remove(ended)
         return True
 
