@@ -306,13 +306,13 @@ def test_interrupted() -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         try:
             assert child.stderr is not None
-            child.stderr.read(10)
+            assert child.stderr.read(10) == b"\rindexing "
             child.send_signal(signal.SIGINT)
-            out, _ = child.communicate(timeout=PATIENCE)
+            out, errors = child.communicate(timeout=PATIENCE)
         finally:
             child.kill()
 
-    assert (child.returncode, out) == (130, b"")
+    assert (child.returncode, out) == (130, b""), errors.decode()
 
 
 def test_no_such_directory(tmp_path: Path) -> None:
