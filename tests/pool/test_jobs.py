@@ -152,6 +152,23 @@ def test_many_threads_may_wait_for_one_job(one, gate):
     assert results == ["through"] * 5
 
 
+def test_who_is_told_of_the_end_finds_it_settled(one, gate):
+    """State, result and time are there, and the pool's lock is free."""
+    (job,) = gate.hold(one)
+    seen = []
+    told = threading.Event()
+
+    def tell():
+        seen.append((job.done(), job.state, job.ended_at is not None, one.stats().completed))
+        told.set()
+
+    job.call_when_ended(tell)
+    gate.open()
+
+    assert told.wait(10)
+    assert seen == [(True, JobState.COMPLETED, True, 1)]
+
+
 def test_callbacks_are_called_once_in_order_and_may_fail(one, gate, caplog):
     """One that raises is logged and harms neither the others nor the worker; after the end, it is called at once."""
     (job,) = gate.hold(one)

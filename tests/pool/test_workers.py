@@ -58,6 +58,27 @@ def test_a_job_handed_in_just_when_a_worker_leaves_is_not_lost(make_pool):
     assert list(range(500)) == [pool.submit(int, n).result(timeout=10) for n in range(500)]
 
 
+def test_a_worker_whose_time_is_up_when_it_is_called_stays(make_pool, monkeypatch):
+    """Handed in between the end of its patience and its look under the lock, a job is not lost."""
+    jobs = []
+
+    class Gate:
+        def acquire(self, blocking=True, timeout=-1):
+            if timeout >= 0 and not jobs:
+                jobs.append(pool.submit(pow, 2, 3))  # opens this very gate
+            return False
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(module, "allocate_lock", Gate)
+    pool = make_pool(1, idle_timeout=0)
+    pool.submit(int).result()
+    until(lambda: jobs)
+
+    assert jobs[0].result(timeout=10) == 8
+
+
 def test_threads_are_daemons_named_by_prefix(make_pool):
     """As in concurrent.futures, with a number behind."""
     pool = make_pool(1, thread_name_prefix="mine")
