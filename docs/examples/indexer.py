@@ -417,8 +417,8 @@ def command_line() -> None:
     options = parser.parse_args()
     if not os.path.isdir(options.directory):
         parser.error(f"{options.directory} is not a directory")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # what is told of a file may not be in the terminal's encoding
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+        reconfigure(errors="replace")  # what is told of a file may not be in the terminal's encoding
     settings = Settings(options.directory, options.serve or 0, options.workers)
     try:
         if options.serve is None:
