@@ -269,3 +269,67 @@ def test_a_shielded_child_ends_in_its_own_time(hand, log):
     run(hand, main)
 
     assert log == [("left", 1.0), ("child", 5.0), ("parent", 5.0)]
+
+
+def test_async_with_waits_although_it_is_cancelled(hand, log):
+    """A join in a cancelled group is not begun; the block still waits for a child that cleans up."""
+
+    async def main():
+        async with dari.TaskGroup() as group:
+            group.create_task(log.sleeper, "child", 3)
+            await dari.checkpoint()
+            await dari.checkpoint()
+            group.cancel()
+        log.note("behind")
+
+    run(hand, main)
+
+    assert log == [("child ended", 3.0), ("behind", 3.0)]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_debts_inside_of_async_with(hand, log, fails):
+    """What a group that was left by `with` owes is raised by the end of the block around it, beside its own failure."""
+
+    def bad():
+        try:
+            yield dari.sleep(100)
+        finally:
+            with dari.CancelScope(shield=True):
+                yield dari.sleep(2)
+            raise ValueError("child")
+
+    async def main():
+        async with dari.TaskGroup() as outer:
+            outer.create_task(log.sleeper, "outer child", 5)
+            try:
+                with dari.TaskGroup() as inner:
+                    inner.create_task(bad)
+                    await dari.sleep(1)
+                    raise OSError("inner")
+            except* OSError:
+                pass
+            if fails:
+                raise KeyError("outer")
+
+    task = hand.create(main)
+    hand.run()
+
+    assert leaves(task.exception()) == (["KeyError('outer')"] if fails else []) + ["ValueError(child)"]
+    assert log == [("outer child ended", 6.0 if fails else 8.0)]
+
+
+def test_a_parent_that_looks_at_the_child_that_fails(hand):
+    """The child's end cancels the group while it is told; the one that looks at it gets the error, once."""
+
+    def main(how):
+        with dari.TaskGroup() as group:
+            child = group.create_task(fail, OSError("child"))
+            with pytest.raises(OSError, match="child"):
+                yield how(child)
+            yield group.join()
+
+    for how in (dari.shield, lambda task: task):
+        task = hand.create(main, how)
+        hand.run()
+        assert leaves(task.exception()) == ["OSError(child)"]

@@ -134,15 +134,25 @@ class TaskGroup:
             try:
                 await self.join()
             except BaseException as joined:
-                kind, error, traceback = type(joined), joined, joined.__traceback__
-                if not self.__exit__(kind, error, traceback):
+                await self._see_the_end_of(joined)
+                if not self.__exit__(type(joined), joined, joined.__traceback__):
                     raise
                 return True
-        elif self._children and not isinstance(error, GeneratorExit):
-            self._scope.cancel("the body of its task group failed")
-            with CancelScope(shield=True):
-                await _Join(self, raises=False)
+        else:
+            await self._see_the_end_of(error)
         return self.__exit__(kind, error, traceback)
+
+    async def _see_the_end_of(self, error: BaseException) -> None:
+        """What `async with` promises: the block is left when no child runs any more, whatever stops the body."""
+        while self._children and not isinstance(error, GeneratorExit):
+            self._scope.cancel("the body of its task group failed")
+            try:
+                with CancelScope(shield=True):
+                    await _Join(self, raises=False)
+            except (
+                BaseExceptionGroup
+            ) as late:  # from a group that was left by `with` in this block: its debt comes here
+                self._errors.append(late)
 
     def _child_ended(self, task: Task[Any]) -> None:
         del self._children[task]
