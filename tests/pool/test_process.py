@@ -150,10 +150,10 @@ def test_forks_while_every_lock_is_busy_do_not_hang():
     assert (code, out, error) == (0, "{0}\n", "")
 
 
-def test_importing_the_pool_loads_no_event_loop():
-    """asyncio comes with its bridge, when a coroutine waits."""
+def test_importing_the_pool_loads_no_event_loop_and_no_logging():
+    """asyncio comes with its bridge, when a coroutine waits; logging when there is something to tell."""
     _, out, _, _ = python(
-        "import sys, dari.pool; print(sorted({'asyncio', 'anyio', 'trio', 'psutil'} & set(sys.modules)))"
+        "import sys, dari.pool; print(sorted({'asyncio', 'anyio', 'trio', 'psutil', 'logging'} & set(sys.modules)))"
     )
 
     assert out == "[]\n"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dari.drivers.reporting import report
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -22,4 +20,6 @@ def make(calls: Iterable[Callable[[], object]]) -> None:
             make(rest)
             if not isinstance(error, Exception):
                 raise  # Ctrl-C, in the middle of it
+            from dari.drivers.reporting import report  # loads logging
+
             report(f"{call!r} failed", error)

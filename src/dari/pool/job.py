@@ -22,7 +22,6 @@ from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast, final
 
 from dari._kernel.outcome import Error, Value
-from dari.drivers.reporting import report
 from dari.drivers.wakeup import Remote
 from dari.exceptions import Cancelled, JobCancelled
 from dari.pool.blocking import refuse_to_block
@@ -400,4 +399,6 @@ def _call_back(callback: Callable[[Job[Any]], object], job: Job[Any]) -> None:
     try:
         callback(job)
     except Exception as error:  # noqa: BLE001 - it must not harm the worker, nor other callbacks
+        from dari.drivers.reporting import report  # loads logging
+
         report(f"done callback {callback!r} of {job!r} failed", error)
