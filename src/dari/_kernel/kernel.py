@@ -173,6 +173,7 @@ class Kernel:
             left -= max(taken, 1)
             if self._escaping is not None:
                 break
+        task = yielded = None  # type: ignore[assignment] # see the end of `_resume`
 
     def _resume(self, task: Task[Any], pending: Outcome[Any] | Mark) -> Any:
         """Resume a task that is not resumed by a plain `next`."""
@@ -180,21 +181,23 @@ class Kernel:
             task.started_at = self.clock()
             if not hasattr(task._source, "__next__"):  # a coroutine
                 task._steps = self.driver.steps_of(task._source)
-            task._pending = task._mark()
-            return task._context.run(next, task._steps)  # type: ignore[arg-type]
-        if pending is CANCEL:
+            pending = _NONE
+        elif pending is CANCEL:
             rare = task._rarely()
             if rare.swallowed >= PATIENCE and not rare.patient:
                 return Penance(rare.swallowed - PATIENCE)
             rare.patient = False
             rare.swallowed += 1
             scope = cancelled_by(task._scope)
-            pending = Value(None) if scope is None else Error(Cancelled(scope.reason, scope))
+            pending = _NONE if scope is None else Error(Cancelled(scope.reason, scope))
         elif pending is HELD:
             self._hold(task, None)
             return _NOTHING
         task._pending = task._mark()
-        return task._context.run(pending.into, task._steps)  # type: ignore[arg-type]
+        try:
+            return task._context.run(pending.into, task._steps)  # type: ignore[arg-type]
+        finally:
+            del task, pending  # since 3.12 an error that passes through keeps this frame (`f_back`)
 
     def _yielded(self, task: Task[Any], yielded: Any) -> None:
         pending = task._pending
@@ -414,3 +417,4 @@ class _Nothing(Operation[None]):
 
 
 _NOTHING = _Nothing()
+_NONE: Value[None] = Value(None)

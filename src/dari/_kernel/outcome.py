@@ -57,7 +57,10 @@ class Error:
 
     def into(self, steps: Steppable) -> Any:
         """Throw the error into `steps`; gives what they yield next."""
-        return steps.throw(self.error.with_traceback(self._traceback))
+        try:
+            return steps.throw(self.error.with_traceback(self._traceback))
+        finally:
+            del self  # as in `unwrap`: since 3.12 the frame is kept as a `f_back`
 
     def unwrap(self) -> NoReturn:
         try:
