@@ -241,5 +241,5 @@ class World(RuleBasedStateMachine):
                 self.got[number][queue.get_nowait()] += 1
 
 
-World.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+World.TestCase.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)
 TestWorld = World.TestCase
