@@ -24,7 +24,7 @@ EXAMPLES = [
 
 @pytest.mark.parametrize("code", EXAMPLES)
 def test_example_runs(code, tmp_path):
-    """An example ends by itself, without an error and without a warning. (It is not `__main__`: a `cli()` is not run.)"""
+    """An example ends by itself, without an error or a warning. (It is not `__main__`, so a `cli()` is not run.)"""
     program = tmp_path / "example.py"
     program.write_text(code)
     run = f"import runpy; runpy.run_path({str(program)!r})"
