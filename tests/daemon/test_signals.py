@@ -109,20 +109,48 @@ def test_hup_during_the_start_does_not_kill(bench, until):
 
 
 def test_ignored_signals_of_the_caller_are_not_inherited(bench):
-    """Under nohup HUP arrives ignored; the service listens to it all the same, and its children have defaults."""
+    """What the caller ignores (nohup, a shell's background job) is not ignored in the service nor in its children."""
     bench.program(
         """
         import signal, subprocess, sys
         async def main(ctx):
-            code = "import signal; print(signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM))"
-            print(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout, end="")
+            code = "import signal; print(*[int(signal.getsignal(n)) for n in (signal.SIGHUP, signal.SIGALRM)])"
+            print(signal.getsignal(signal.SIGALRM) is signal.SIG_DFL, flush=True)
+            subprocess.run([sys.executable, "-c", code], check=True)
             ctx.ready()
             await ctx.stopping.wait()
         """
     )
-    done = bench.dari("start", "app.py:main", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
 
-    assert done.stdout.splitlines()[0] == "0 0"
+    def ignore():
+        for signum in (signal.SIGHUP, signal.SIGALRM):
+            signal.signal(signum, signal.SIG_IGN)
+
+    done = bench.dari("start", "app.py:main", preexec_fn=ignore)
+
+    assert done.stdout.splitlines()[:2] == ["True", "0 0"]
+
+
+def test_a_signal_right_after_a_fork_is_the_childs(bench):
+    """A TERM that reaches a forked child before Python has cleaned up after the fork kills the child, each time."""
+    bench.program(
+        """
+        import os, signal
+        async def main(ctx):
+            for _ in range(50):
+                child = os.fork()
+                if child == 0:
+                    while True:
+                        signal.pause()
+                os.kill(child, signal.SIGTERM)
+                assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM
+            ctx.ready()
+            await ctx.stopping.wait()
+        """
+    )
+    bench.start()
+
+    assert bench.status() == (0, "running")
 
 
 def test_a_terminated_child_does_not_stop_the_service(bench, until, gone):

@@ -11,6 +11,10 @@ import time
 
 import pytest
 
+from dari.daemon.lifecycle import State
+from dari.daemon.pidfile import Record, open_pidfile, try_lock, write_record
+from dari.daemon.process import Identity
+
 
 def test_round_trip(bench):
     """start, status and stop agree with each other, say it in words, and end with 0."""
@@ -97,6 +101,21 @@ def test_second_start_joins_the_first(bench, until):
     [pid] = bench.witnesses()
     assert (second.returncode, answer["already"], answer["pid"]) == (0, True, pid)
     assert (strict.returncode, strict.stderr) == (150, f"app: already running (pid {pid})\n")
+
+
+def test_a_loser_waits_for_the_winners_name(bench, until):
+    """Between the winner's lock and its first line a loser waits for the name, and then says it."""
+    bench.rundir.mkdir()
+    ours = open_pidfile(str(bench.pidfile), create=True)
+    assert try_lock(ours)
+    loser = bench.popen("start", "app.py:main", "--strict")
+    with pytest.raises(subprocess.TimeoutExpired):
+        loser.wait(timeout=1)  # that nothing happens gives no event; a loser that does not wait needs a tenth of it
+    write_record(ours, Record(Identity.of(os.getpid()), State.STARTING, ours))
+    err = loser.communicate(timeout=30)[1]
+    os.close(ours)
+
+    assert (loser.returncode, err) == (150, f"app: already running (pid {os.getpid()})\n")
 
 
 @pytest.mark.parametrize(

@@ -153,14 +153,22 @@ def test_stop_kills_who_ignores_term(bench):
 
 
 @pytest.mark.parametrize(
-    ("block", "signum"),
-    [(IN_PYTHON, signal.SIGTERM), (IN_SLEEP, signal.SIGINT), (IN_C, signal.SIGTERM)],
-    ids=["Python", "sleep", "C"],
+    ("block", "signum", "backend"),
+    [
+        (IN_PYTHON, signal.SIGTERM, "asyncio"),
+        (IN_SLEEP, signal.SIGINT, "asyncio"),
+        (IN_C, signal.SIGTERM, "asyncio"),
+        (IN_C, signal.SIGTERM, "uvloop"),  # which takes the wakeup descriptor for itself
+    ],
+    ids=["Python", "sleep", "C", "C under uvloop"],
 )
-def test_the_second_signal_forces_on_a_blocked_loop(bench, until, gone, block, signum):
+def test_the_second_signal_forces_on_a_blocked_loop(bench, until, block, signum, backend):
     """The second TERM (or INT) ends a service whose loop is blocked, and it dies of that very signal."""
+    if backend == "uvloop":
+        pytest.importorskip("uvloop")
     bench.program(BLOCKED.format(block))
-    run = bench.popen("run", "app.py:main", "--stop-grace", "300")  # or its deadline would look like the force
+    # The grace is long, or the deadline would look like the force.
+    run = bench.popen("run", "app.py:main", "--stop-grace", "300", "--backend", backend)
     until(lambda: bench.is_now("running"))
 
     run.send_signal(signum)
