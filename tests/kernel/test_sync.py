@@ -97,8 +97,10 @@ def test_waiters_are_woken_by_priority(hand):
 
     for priority, name in ((1, "low"), (0, "a"), (-1, "high"), (0, "b")):
         hand.create(waiter, name, priority=priority)
-    hand.settle()
+        hand.settle()  # so that they begin to wait in this order
     event.set()
+    event.clear()
+    hand.create(waiter, "late", priority=-2)
     hand.settle()
 
     assert woken == ["high", "a", "b", "low"]
@@ -157,7 +159,7 @@ def test_the_most_urgent_getter_is_served_first(hand):
     got = []
     for priority, name in ((1, "low"), (0, "a"), (-1, "high"), (0, "b")):
         hand.create(getter, queue, got, name, priority=priority)
-    hand.settle()
+        hand.settle()  # so that they begin to wait in this order
     for number in range(4):
         queue.put_nowait(number)
     hand.run()
@@ -171,7 +173,7 @@ def test_the_most_urgent_putter_is_served_first(hand):
     queue.put_nowait("first")
     for priority, item in ((1, "low"), (0, "a"), (-1, "high"), (0, "b")):
         hand.create(putter, queue, item, priority=priority)
-    hand.settle()
+        hand.settle()  # so that they begin to wait in this order
 
     assert [queue.get_nowait() for _ in range(5)] == ["first", "high", "a", "b", "low"]
 
