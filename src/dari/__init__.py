@@ -8,6 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dari._kernel.combine import (
+    ALL_COMPLETED,
+    FIRST_COMPLETED,
+    FIRST_EXCEPTION,
+    as_completed,
+    gather,
+    wait,
+)
 from dari._kernel.contract import Operation, Steps
 from dari._kernel.group import TaskGroup
 from dari._kernel.operations import (
@@ -46,6 +54,9 @@ from dari.sync import Event, Queue
 __version__ = "0.1.0"
 
 __all__ = [
+    "ALL_COMPLETED",
+    "FIRST_COMPLETED",
+    "FIRST_EXCEPTION",
     "BlockingCallError",
     "CancelScope",
     "Cancelled",
@@ -80,10 +91,12 @@ __all__ = [
     "TaskState",
     "WorkerLost",
     "arun",
+    "as_completed",
     "checkpoint",
     "create_task",
     "current_job",
     "current_task",
+    "gather",
     "host",
     "move_on_after",
     "run",
@@ -91,6 +104,7 @@ __all__ = [
     "sleep",
     "sleep_until",
     "timeout",
+    "wait",
     "wait_readable",
     "wait_writable",
 ]

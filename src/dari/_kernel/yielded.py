@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, final
 
+from dari._kernel.combine import gather
 from dari._kernel.contract import Operation
 from dari._kernel.operations import command
 from dari._kernel.outcome import strip_frames
@@ -50,6 +51,8 @@ class Beginnings:
             begin = operation.begin
         elif issubclass(kind, tuple):
             begin = _begin_command
+        elif issubclass(kind, list):
+            begin = _begin_list
         elif task.kernel.driver.adapt(yielded) is not None:
             begin = _begin_foreign
         else:
@@ -60,6 +63,10 @@ class Beginnings:
 
 def _begin_command(spelled: tuple[Any, ...], task: Task[Any]) -> None:
     command(spelled).begin(task)
+
+
+def _begin_list(things: list[Any], task: Task[Any]) -> None:
+    gather(*things).begin(task)
 
 
 def _begin_foreign(foreign: object, task: Task[Any]) -> None:
