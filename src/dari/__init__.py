@@ -21,16 +21,26 @@ from dari._kernel.group import TaskGroup
 from dari._kernel.operations import (
     checkpoint,
     current_task,
+    every,
     host,
+    register_command,
     shield,
     sleep,
     sleep_until,
     wait_readable,
     wait_writable,
 )
-from dari._kernel.priority import Priority
-from dari._kernel.scope import CancelScope, move_on_after, timeout
+from dari._kernel.priority import Priority, priority
+from dari._kernel.scope import (
+    CancelScope,
+    current_effective_deadline,
+    fail_after,
+    move_on_after,
+    timeout,
+    timeout_at,
+)
 from dari._kernel.task import Task, TaskState
+from dari._kernel.world import World
 from dari.exceptions import (
     BlockingCallError,
     Cancelled,
@@ -94,22 +104,30 @@ __all__ = [
     "as_completed",
     "checkpoint",
     "create_task",
+    "current_effective_deadline",
     "current_job",
     "current_task",
+    "every",
+    "fail_after",
     "gather",
     "host",
     "move_on_after",
+    "priority",
+    "register_command",
     "run",
     "shield",
     "sleep",
     "sleep_until",
     "timeout",
+    "timeout_at",
     "wait",
     "wait_readable",
     "wait_writable",
 ]
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from dari.daemon import Context, Daemon
     from dari.pool import Job, JobState, Pool, PoolStats, current_job
     from dari.scheduler import Scheduler, SchedulerStats, arun, create_task, run
@@ -137,6 +155,15 @@ else:  # hidden from the checkers, who would believe that every name exists
 
         value = globals()[name] = getattr(import_module(home), name)
         return value
+
+    def _await_outside(operation: Operation[Any]) -> Generator[Any, Any, Any]:
+        from dari.scheduler import await_outside
+
+        return await_outside(operation)
+
+    # The one thing that is set here and not only named: `await queue.get()` works in any asyncio program that imports
+    # dari. The kernel may not know of schedulers, and a scheduler may never have been touched.
+    World.host = staticmethod(_await_outside)
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from dari._kernel.kernel import Kernel
 from dari._kernel.outcome import Error
 from dari._kernel.stats import SchedulerStats
-from dari._kernel.world import World, world
+from dari._kernel.world import world
 from dari.drivers.standalone import Standalone
 from dari.drivers.wakeup import running_asyncio_loop
 from dari.exceptions import SchedulerClosed
@@ -372,13 +372,10 @@ class _Interrupts:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _await_outside(operation: Operation[T]) -> Generator[Any, Any, T]:
+def await_outside(operation: Operation[T]) -> Generator[Any, Any, T]:
     """`await operation` in a coroutine that asyncio steps: a small task does it, on the scheduler that is there."""
     return arun(_do, operation).__await__()
 
 
 def _do(operation: Operation[T]) -> Generator[Any, Any, T]:
     return (yield from operation)
-
-
-World.host = staticmethod(_await_outside)

@@ -548,3 +548,15 @@ def test_what_is_refused(loop_factory):
     with pytest.raises(RuntimeError, match=r"dari\.run"):
         coroutine = dari.arun(spin, 1)
         coroutine.send(None)
+
+
+def test_operations_are_awaited_where_no_scheduler_was_ever_made(loop_factory):
+    """`await dari.sleep(…)` in a plain asyncio program; without a loop it says what to do."""
+
+    async def main():
+        await dari.sleep(0.001)
+        return "slept"
+
+    assert run_in(loop_factory, main) == "slept"
+    with pytest.raises(RuntimeError, match=r"dari\.run"):
+        dari.sleep(1).__await__().send(None)

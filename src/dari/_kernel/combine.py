@@ -64,7 +64,7 @@ def _unhear(task: Task[Any], on_end: Callable[[Task[Any]], object]) -> None:
 def _task_of(kernel: Any, thing: Any, on_end: Callable[[Task[Any]], object]) -> Task[Any]:
     """The task that is waited for: `thing` itself, or a new one that runs or yields it. `on_end` hears of its end."""
     if isinstance(thing, Task):
-        task = cast("Task[Any]", thing)
+        task: Task[Any] = thing  # pyright: ignore[reportUnknownVariableType] - narrowed from Any
         _hear(task, on_end)
         return task
     if isinstance(thing, (GeneratorType, CoroutineType)):
@@ -170,7 +170,10 @@ class _Wait(Operation[tuple[set[Task[Any]], set[Task[Any]]]]):
             task.resume(self._sort())
             return
 
+        kernel = task.kernel
+
         def leave(_: object = None) -> bool:
+            kernel.clear_deadline(expiry)
             for member in self._tasks:
                 _unhear(member, ended)
             return True
@@ -181,12 +184,12 @@ class _Wait(Operation[tuple[set[Task[Any]], set[Task[Any]]]]):
                 wait.wake(Value(self._sort()))
 
         wait: TaskWait = task.block(self, leave)
+        expiry = _WaitExpired(wait, self, leave)
         for member in self._tasks:
             if not member.done():
                 _hear(member, ended)
         if self._timeout is not None:
-            kernel = task.kernel
-            kernel.set_deadline(_WaitExpired(wait, self, leave), kernel.clock() + self._timeout)
+            kernel.set_deadline(expiry, kernel.clock() + self._timeout)
 
     def _satisfied(self) -> bool:
         done = [member for member in self._tasks if member.done()]

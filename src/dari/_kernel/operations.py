@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, final
 
 from dari._kernel.contract import Direction, Operation
+from dari._kernel.outcome import Value
 from dari._kernel.scope import current_member
 from dari._kernel.task import Task, join
 from dari._kernel.world import world
@@ -16,12 +17,16 @@ from dari._kernel.world import world
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
+    from dari._kernel.task import TaskWait
+
 __all__ = [
     "checkpoint",
     "command",
     "commands",
     "current_task",
+    "every",
     "host",
+    "register_command",
     "shield",
     "sleep",
     "sleep_until",
@@ -81,6 +86,55 @@ class SleepUntil(Operation[None]):
             task.resume()
         else:
             kernel.set_deadline(task.block(self, undone), self._deadline)
+
+
+@final
+class Every(Operation[int]):
+    """Ticks at the multiples of a period, counted from the first wait."""
+
+    __slots__ = ("_first", "_period", "_ticks")
+
+    def __init__(self, period: float) -> None:
+        if not 0 < period < float("inf"):
+            raise ValueError(f"every takes a number of seconds above 0, not {period!r}")
+        self._period: Final = period
+        self._first: float | None = None
+        self._ticks = 0  # the number of the tick that was given last
+
+    def __repr__(self) -> str:
+        return f"every({self._period})"
+
+    def begin(self, task: Any) -> None:
+        kernel = task.kernel
+        now: float = kernel.clock()
+        if self._first is None:
+            self._first = now
+        first = self._first
+        # A product, not a sum of periods: no drift, however long it runs. A wait that ended a little early, or exactly
+        # on time, must not be given the same tick again.
+        tick = max(int((now - first) / self._period), self._ticks) + 1
+        missed = tick - self._ticks - 1
+        self._ticks = tick
+
+        def undo(_: object) -> bool:
+            kernel.clear_deadline(alarm)
+            return True
+
+        alarm = _Tick(task.block(self, undo), missed)
+        kernel.set_deadline(alarm, first + tick * self._period)
+
+
+@final
+class _Tick:
+    __slots__ = ("_missed", "_wait", "alarm")
+
+    def __init__(self, wait: TaskWait, missed: int) -> None:
+        self._wait: Final = wait
+        self._missed: Final = missed
+        self.alarm = 0
+
+    def expire(self) -> None:
+        self._wait.wake(Value(self._missed))
 
 
 @final
@@ -180,6 +234,14 @@ def sleep_until(deadline: float) -> Operation[None]:
     return SleepUntil(deadline)
 
 
+def every(period: float) -> Operation[int]:
+    """Periodic work: `ticks = dari.every(1)`, then each `yield ticks` ends at the next multiple of `period` seconds.
+
+    Gives how many ticks were missed because the task was late. Counted from the first `yield`, without drift.
+    """
+    return Every(period)
+
+
 def checkpoint() -> Operation[None]:
     """Let others run, and meet a cancel if there is one: `await dari.checkpoint()` is a coroutine's bare `yield`."""
     return Checkpoint(None)
@@ -226,6 +288,13 @@ commands: dict[str, Callable[..., Operation[Any]]] = {
     "sleep_until": SleepUntil,
     "shield": Shield,
 }
+
+
+def register_command(name: str, make: Callable[..., Operation[Any]]) -> None:
+    """Let `yield (name, *arguments)` mean `yield make(*arguments)`, for all tasks. ValueError if the name is taken."""
+    if name in commands:
+        raise ValueError(f"there is a command {name!r} already: {commands[name]!r}")
+    commands[name] = make
 
 
 def command(spelled: tuple[Any, ...]) -> Operation[Any]:

@@ -1,10 +1,16 @@
-"""The names of four priorities. Any int is one: the lower runs first, as `nice(1)` has it."""
+"""Priorities: the names of four, and the block that sets one. Any int is one: the lower runs first, as with `nice`."""
 
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TYPE_CHECKING, Final, Self, final
 
-__all__ = ["Priority"]
+from dari._kernel.world import chain_priority
+
+if TYPE_CHECKING:
+    from contextvars import Token
+
+__all__ = ["Priority", "priority"]
 
 
 class Priority(IntEnum):
@@ -14,3 +20,26 @@ class Priority(IntEnum):
     HIGH = -1
     NORMAL = 0
     LOW = 1
+
+
+@final
+class priority:  # noqa: N801 - used as a function, like `timeout`
+    """`with dari.priority(n):` gives what is started inside (tasks, jobs, asyncio tasks) the priority `n`.
+
+    In every world, since it travels in the context. The task that the block stands in keeps its own.
+    """
+
+    __slots__ = ("_number", "_tokens")
+
+    def __init__(self, number: int) -> None:
+        if not isinstance(number, int):  # pyright: ignore[reportUnnecessaryIsInstance] - users without checkers
+            raise TypeError(f"a priority is an int, the lower runs first; not {number!r}")
+        self._number: Final = number
+        self._tokens: list[Token[int]] = []
+
+    def __enter__(self) -> Self:
+        self._tokens.append(chain_priority.set(self._number))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        chain_priority.reset(self._tokens.pop())

@@ -26,7 +26,17 @@ if TYPE_CHECKING:
 
     from dari._kernel.contract import Doors
 
-__all__ = ["CancelScope", "Timeout", "cancelled_by", "current_member", "move_on_after", "timeout"]
+__all__ = [
+    "CancelScope",
+    "Timeout",
+    "cancelled_by",
+    "current_effective_deadline",
+    "current_member",
+    "fail_after",
+    "move_on_after",
+    "timeout",
+    "timeout_at",
+]
 
 
 class Member(Protocol):
@@ -67,7 +77,7 @@ def cancelled_by(scope: CancelScope | None) -> CancelScope | None:
     while scope is not None:
         if scope.cancel_called and not scope._closed:
             found = scope
-        if scope._shield:
+        if scope._hides:
             break
         scope = scope._parent
     return found
@@ -77,7 +87,8 @@ class CancelScope:
     """A block of code that can be cancelled as a whole: `with dari.CancelScope() as scope: …`, or `async with`.
 
     `deadline` (a time on the scheduler's clock, in seconds) cancels it by itself; `shield=True` hides cancellation that
-    comes from outside of it. After the block `cancelled_caught` tells whether it was stopped.
+    comes from outside of it, `grace` hides it for so many seconds: time to finish what has begun. After the block
+    `cancelled_caught` tells whether it was stopped.
     """
 
     __slots__ = (
@@ -86,6 +97,9 @@ class CancelScope:
         "_deadline",
         "_delay",
         "_expired",
+        "_grace",
+        "_grace_alarm",
+        "_hides",
         "_members",
         "_owner",
         "_parent",
@@ -96,16 +110,17 @@ class CancelScope:
         "reason",
     )
 
-    def __init__(self, *, deadline: float | None = None, shield: bool = False) -> None:
-        if deadline is not None and deadline != deadline:
-            raise ValueError("a deadline is a time on the scheduler's clock, not NaN")
+    def __init__(self, *, deadline: float | None = None, shield: bool = False, grace: float | None = None) -> None:
+        self._deadline = _checked_deadline(deadline)
+        self._grace = _checked_delay(grace)
         self.alarm = 0
         self.cancel_called = False
         self.cancelled_caught = False
         self.reason: object = None
-        self._deadline = deadline
         self._delay: float | None = None  # counted from the moment the block is entered
         self._shield = shield
+        self._hides = shield or grace is not None  # what is outside of it is not seen from inside
+        self._grace_alarm: _GraceOver | None = None
         self._closed = False
         self._expired = False
         self._owner: Member | None = None
@@ -122,9 +137,27 @@ class CancelScope:
         """When the scope cancels itself, on the scheduler's clock; None: never. None too before a delay is counted."""
         return self._deadline
 
+    @deadline.setter
+    def deadline(self, deadline: float | None) -> None:
+        self._deadline = _checked_deadline(deadline)
+        if self._owner is not None and not self._closed:
+            self._owner.kernel.clear_deadline(self)
+            self._watch_deadline(self._owner.kernel)
+
     @property
     def shield(self) -> bool:
+        """Does it hide cancellation that comes from outside of it? Can be changed while the block runs."""
         return self._shield
+
+    @shield.setter
+    def shield(self, shield: bool) -> None:
+        self._shield = shield
+        self._hide(shield or (self._grace is not None and self._grace_alarm is None))
+
+    @property
+    def grace(self) -> float | None:
+        """How many seconds the block may go on after a scope around it was cancelled; None: it may not."""
+        return self._grace
 
     def cancel(self, reason: object = None) -> None:
         """Make every `yield` inside raise `Cancelled`, until the block is left. `reason` travels along."""
@@ -146,7 +179,32 @@ class CancelScope:
                 scope._owner._interrupt()
             for member in scope._members or ():
                 member._interrupt()
-            below.extend(child for child in scope._children or () if not child._shield)
+            for child in tuple(scope._children or ()):
+                if not child._hides:
+                    below.append(child)
+                elif not child._shield:
+                    child._begin_grace()
+
+    def _begin_grace(self) -> None:
+        """A scope around this one was cancelled: the block has `grace` seconds from when it is told first."""
+        if self._grace_alarm is None:
+            assert self._grace is not None
+            assert self._owner is not None
+            kernel = self._owner.kernel
+            self._grace_alarm = _GraceOver(self)
+            kernel.set_deadline(self._grace_alarm, kernel.driver.clock() + self._grace)
+
+    def _hide(self, hides: bool) -> None:
+        self._hides = hides
+        if not hides and self._owner is not None and not self._closed and cancelled_by(self._parent) is not None:
+            self._tell()
+
+    def _watch_deadline(self, kernel: Doors) -> None:
+        if self._deadline is not None and not self.cancel_called:
+            if self._deadline <= kernel.driver.clock():
+                self.expire()
+            else:
+                kernel.set_deadline(self, self._deadline)
 
     def _link(self, owner: Member, parent: CancelScope | None) -> None:
         self._owner = owner
@@ -170,11 +228,9 @@ class CancelScope:
         task._scope = self
         if self._delay is not None:
             self._deadline = kernel.driver.clock() + self._delay
-        if self._deadline is not None and not self.cancel_called:
-            if self._deadline <= kernel.driver.clock():
-                self.expire()
-            else:
-                kernel.set_deadline(self, self._deadline)
+        self._watch_deadline(kernel)
+        if self._grace is not None and not self._shield and cancelled_by(self._parent) is not None:
+            self._begin_grace()
         task._remark()
         return self
 
@@ -196,6 +252,8 @@ class CancelScope:
             self._unlink()  # what runs on inside of the others shall not be cancelled by this one
             self._refuse("before a scope that was entered inside it (or after one around it)")
         task.kernel.clear_deadline(self)
+        if self._grace_alarm is not None:
+            task.kernel.clear_deadline(self._grace_alarm)
         self._unlink()
         task._scope = self._parent
         caught = isinstance(error, Cancelled) and error._scope is self
@@ -236,11 +294,31 @@ class Timeout(CancelScope):
     ) -> bool:
         caught = super().__exit__(kind, error, traceback)
         if caught and self._expired:
-            raise TimeoutError(f"took longer than {self._delay} seconds") from error
+            how = "passed its deadline" if self._delay is None else f"took longer than {self._delay} seconds"
+            raise TimeoutError(how) from error
         return caught
 
 
-def _delay(delay: float | None) -> float | None:
+class _GraceOver:
+    """The alarm that ends a scope's grace."""
+
+    __slots__ = ("_scope", "alarm")
+
+    def __init__(self, scope: CancelScope) -> None:
+        self._scope = scope
+        self.alarm = 0
+
+    def expire(self) -> None:
+        self._scope._hide(self._scope._shield)
+
+
+def _checked_deadline(deadline: float | None) -> float | None:
+    if deadline is not None and deadline != deadline:
+        raise ValueError("a deadline is a time on the scheduler's clock, not NaN")
+    return deadline
+
+
+def _checked_delay(delay: float | None) -> float | None:
     if delay is not None and not delay >= 0:  # NaN is not, either
         raise ValueError(f"a delay is a number of seconds, 0 or more, not {delay!r}")
     return delay
@@ -252,12 +330,40 @@ def timeout(delay: float | None) -> Timeout:
     The delay counts from entering the block. What is cancelled inside runs its cleanup first.
     """
     scope = Timeout()
-    scope._delay = _delay(delay)
+    scope._delay = _checked_delay(delay)
     return scope
+
+
+fail_after = timeout  # trio's and anyio's name for it
+
+
+def timeout_at(deadline: float | None) -> Timeout:
+    """Like `timeout`, until a time on the scheduler's clock (`time.monotonic` in real programs). None: never."""
+    scope = Timeout()
+    scope._deadline = _checked_deadline(deadline)
+    return scope
+
+
+def current_effective_deadline() -> float:
+    """When the running task will be cancelled at the latest: the earliest deadline around it, up to the first shield.
+
+    A time on the scheduler's clock; infinity if there is none, minus infinity if it is cancelled already.
+    """
+    scope: CancelScope | None = current_member("current_effective_deadline()")._scope
+    if cancelled_by(scope) is not None:
+        return float("-inf")
+    earliest = float("inf")
+    while scope is not None:
+        if scope._deadline is not None and not scope._closed:
+            earliest = min(earliest, scope._deadline)
+        if scope._hides:
+            break
+        scope = scope._parent
+    return earliest
 
 
 def move_on_after(delay: float | None) -> CancelScope:
     """`with move_on_after(5) as scope:` leaves the block after 5 seconds; `cancelled_caught` tells. None: never."""
     scope = CancelScope()
-    scope._delay = _delay(delay)
+    scope._delay = _checked_delay(delay)
     return scope
