@@ -161,6 +161,47 @@ def test_keyboard_interrupt_through_a_group(hand):
     assert [str(error.exceptions[0]) for _, error in hand.reports] == ["child"]
 
 
+def test_keyboard_interrupt_beside_a_failed_child(hand):
+    """It is not wrapped, and what had failed before is reported, too."""
+
+    def main():
+        with dari.TaskGroup() as group:
+            group.create_task(fail, ValueError("child"))
+            try:
+                yield dari.sleep(100)
+            finally:
+                raise KeyboardInterrupt
+
+    task = hand.create(main)
+    with pytest.raises(KeyboardInterrupt):
+        hand.settle()
+
+    assert type(task.exception()) is KeyboardInterrupt
+    assert [str(error.exceptions[0]) for _, error in hand.reports] == ["child"]
+
+
+def test_an_error_of_a_child_whose_group_was_left_through_its_end(hand, log):
+    """A task cancelled at its end gives way to what its children raised; its own errors join theirs."""
+
+    def bad():
+        try:
+            yield dari.sleep(100)
+        finally:
+            raise ValueError("child")
+
+    def main():
+        with dari.TaskGroup() as group:
+            group.create_task(bad)
+            yield dari.sleep(1)
+            dari.current_task().cancel()
+            yield
+
+    task = hand.create(main)
+    hand.run()
+
+    assert [str(error) for error in task.exception().exceptions] == ["child"]
+
+
 def test_what_was_posted_is_called(hand):
     """In order, before the steps; an error in it is reported, and the rest is called."""
     seen = []

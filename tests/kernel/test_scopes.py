@@ -148,11 +148,15 @@ def test_outer_beats_inner(hand):
             scopes = {"outer": outer, "inner": inner}
             scopes[first].cancel(first)
             scopes[second].cancel(second)
-            yield
-        return outer.cancelled_caught, inner.cancelled_caught
+            try:
+                yield
+            except dari.Cancelled as error:
+                reason = error.reason
+                raise
+        return reason, outer.cancelled_caught, inner.cancelled_caught
 
-    assert run(hand, main, "outer", "inner") == (True, False)
-    assert run(hand, main, "inner", "outer") == (True, False)
+    assert run(hand, main, "outer", "inner") == ("outer", True, False)
+    assert run(hand, main, "inner", "outer") == ("outer", True, False)
 
 
 def test_outer_beats_inner_on_the_way_out(hand):
