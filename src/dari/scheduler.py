@@ -6,8 +6,6 @@ block lasts. The kernel does not notice.
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
@@ -17,13 +15,14 @@ from dari._kernel.kernel import Kernel
 from dari._kernel.outcome import Error
 from dari._kernel.stats import SchedulerStats
 from dari._kernel.world import world
+from dari.drivers.main import run_main
 from dari.drivers.standalone import Standalone
 from dari.drivers.wakeup import running_asyncio_loop
 from dari.exceptions import SchedulerClosed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-    from types import FrameType, TracebackType
+    from types import TracebackType
 
     from dari._kernel.contract import Operation
     from dari._kernel.task import Task
@@ -296,25 +295,9 @@ def run(
     """
     _refuse_nested("run()")
     scheduler = Scheduler(seed=seed, debug=debug)
-    kernel, driver = scheduler._kernel, scheduler._own
-    task: Task[T] = kernel.create_task(main, args, on_end=lambda _: None)  # observed here
-    out_of_time = _OutOfTime(task)
-    if timeout is not None:
-        kernel.set_deadline(out_of_time, driver.clock() + timeout)
-    with _Interrupts(driver, task) as interrupts:
-        try:
-            driver.drive(kernel, until=task.done)
-        finally:
-            if not interrupts.hard:
-                kernel.cancel("main has ended")
-                driver.drive(kernel)
-            scheduler._close()
-    if task.cancelled():
-        if interrupts.came:
-            raise KeyboardInterrupt
-        if out_of_time.came:
-            raise TimeoutError(f"dari.run: {task.name!r} did not end within {timeout} seconds")
-    return task.result()
+    result: T = run_main(scheduler._own, scheduler._kernel, main, args, timeout)
+    scheduler._close()
+    return result
 
 
 def _refuse_nested(what: str) -> None:
@@ -324,52 +307,6 @@ def _refuse_nested(what: str) -> None:
         )
     if running_asyncio_loop() is not None:
         raise RuntimeError(f"{what} inside a running asyncio program: use `await dari.arun(main)`")
-
-
-class _OutOfTime:
-    """The alarm of `run(timeout=…)`."""
-
-    def __init__(self, task: Task[Any]) -> None:
-        self.alarm = 0
-        self.came = False
-        self._task = task
-
-    def expire(self) -> None:
-        self.came = True
-        self._task.cancel("timeout")
-
-
-class _Interrupts:
-    """Ctrl-C while `run` runs: the first cancels main between two steps, the second is Python's own KeyboardInterrupt.
-
-    Only where it would have been Python's own from the start: on the main thread, with nobody else's handler set.
-    """
-
-    def __init__(self, driver: Standalone, task: Task[Any]) -> None:
-        self.came = self.hard = False
-        self._driver = driver
-        self._task = task
-        self._set = False
-
-    def __enter__(self) -> Self:
-        if (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        ):
-            signal.signal(signal.SIGINT, self._interrupt)
-            self._set = True
-        return self
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self.came:
-            self.hard = True
-            signal.default_int_handler(number, frame)
-        self.came = True
-        self._driver.post(lambda: self._task.cancel("Ctrl-C"))
-
-    def __exit__(self, *_: object) -> None:
-        if self._set:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def await_outside(operation: Operation[T]) -> Generator[Any, Any, T]:

@@ -14,7 +14,7 @@ from contextvars import copy_context
 from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
-from dari._kernel.contract import FINISHED, MORE, Direction, Driver, Idle, Need, Operation
+from dari._kernel.contract import FINISHED, MORE, Direction, Driver, Idle, Need
 from dari._kernel.deadlines import Deadlines
 from dari._kernel.group import grouped, settle_debts
 from dari._kernel.lanes import Lanes
@@ -25,7 +25,7 @@ from dari._kernel.scope import cancelled_by
 from dari._kernel.stats import SchedulerStats
 from dari._kernel.task import CANCEL, FIRST, HELD, Mark, Task, TaskWait
 from dari._kernel.world import chain_priority, world
-from dari._kernel.yielded import Beginnings
+from dari._kernel.yielded import NOTHING, Beginnings
 from dari.exceptions import Cancelled, SchedulerFull
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Kernel:
         "failed",
         "lifetimes",
         "max_tasks",
+        "outside",
         "switches",
         "tasks",
         "unobserved",
@@ -78,6 +79,7 @@ class Kernel:
         self.current: Task[Any] | None = None
         self.deadlines = Deadlines()
         self.watching: dict[tuple[int, Direction], TaskWait] = {}
+        self.outside = 0  # waits that only another thread can end: jobs, futures
         self.created = self.completed = self.failed = self.cancelled = self.switches = 0
         self.lifetimes = 0.0  # seconds, summed over the tasks that have ended
         self.unobserved: dict[Task[Any], None] = {}
@@ -192,7 +194,7 @@ class Kernel:
             pending = _NONE if scope is None else Error(Cancelled(scope.reason, scope))
         elif pending is HELD:
             self._hold(task, None)
-            return _NOTHING
+            return NOTHING
         task._pending = task._mark()
         try:
             return task._context.run(pending.into, task._steps)  # type: ignore[arg-type]
@@ -201,7 +203,7 @@ class Kernel:
 
     def _yielded(self, task: Task[Any], yielded: Any) -> None:
         pending = task._pending
-        if pending is None or yielded is _NOTHING or type(yielded) is Penance:
+        if pending is None or yielded is NOTHING or type(yielded) is Penance:
             self._beginnings.begin(task, yielded)
         elif pending is HELD:
             self._hold(task, yielded)
@@ -407,14 +409,4 @@ class Kernel:
         )
 
 
-class _Nothing(Operation[None]):
-    """Given by `_resume` when it has seen to the task itself."""
-
-    __slots__ = ()
-
-    def begin(self, task: Any) -> None:
-        pass
-
-
-_NOTHING = _Nothing()
 _NONE: Value[None] = Value(None)

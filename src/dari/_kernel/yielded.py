@@ -7,7 +7,7 @@ each yield as much as the kinds that stand before it.) What makes no sense is th
 from __future__ import annotations
 
 from types import CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from dari._kernel.combine import gather
 from dari._kernel.contract import Operation
@@ -19,7 +19,20 @@ if TYPE_CHECKING:
 
     from dari._kernel.task import Task
 
-__all__ = ["Beginnings"]
+__all__ = ["NOTHING", "Beginnings"]
+
+
+@final
+class _Nothing(Operation[None]):
+    """Given by `_resume` when it has seen to the task itself."""
+
+    __slots__ = ()
+
+    def begin(self, task: Any) -> None:
+        pass
+
+
+NOTHING: Final = _Nothing()
 
 
 @final

@@ -70,7 +70,6 @@ class _Waker:
             os.close(self._writing)
 
 
-@final
 class Standalone:
     """Drives a kernel on the calling thread, for as long as `drive` is asked to."""
 

@@ -56,6 +56,7 @@ class Remote(Ending[T_co], Operation[T_co]):
             return False  # its real end is awaited
 
         def settle() -> None:
+            task.kernel.outside -= 1
             outcome = self.outcome()
             if outcome is None:
                 wait.wake_cancelled(self.cancelled_error())
@@ -69,6 +70,7 @@ class Remote(Ending[T_co], Operation[T_co]):
                 pass  # the scheduler ended before; the task can hear nothing any more
 
         wait: TaskWait = task.block(self, undo)
+        task.kernel.outside += 1
         self.call_when_ended(ended)
 
     def _outside(self) -> Generator[Any, Any, T_co]:

@@ -1,0 +1,88 @@
+"""Running one main task to its end, with whatever it leaves behind: by the clock on the wall, or by another.
+
+Here is what `dari.run` means: main's result or error, a timeout, Ctrl-C, and that nothing runs on.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from dari._kernel.kernel import Kernel
+    from dari._kernel.task import Task
+    from dari.drivers.standalone import Standalone
+
+__all__ = ["run_main"]
+
+
+def run_main(driver: Standalone, kernel: Kernel, main: Any, args: tuple[Any, ...], timeout: float | None) -> Any:
+    """Drive `kernel` until main has ended, and what it left behind; give main's result, or raise its error."""
+    task: Task[Any] = kernel.create_task(main, args, on_end=lambda _: None)  # observed here
+    out_of_time = _OutOfTime(task)
+    if timeout is not None:
+        kernel.set_deadline(out_of_time, driver.clock() + timeout)
+    with _Interrupts(driver, task) as interrupts:
+        try:
+            driver.drive(kernel, until=task.done)
+        finally:
+            kernel.clear_deadline(out_of_time)
+            if not interrupts.hard:
+                kernel.cancel("main has ended")
+                driver.drive(kernel)
+            driver.mailbox.close()
+    if task.cancelled():
+        if interrupts.came:
+            raise KeyboardInterrupt
+        if out_of_time.came:
+            raise TimeoutError(f"dari.run: {task.name!r} did not end within {timeout} seconds")
+    return task.result()
+
+
+class _OutOfTime:
+    """The alarm of `run(timeout=…)`."""
+
+    def __init__(self, task: Task[Any]) -> None:
+        self.alarm = 0
+        self.came = False
+        self._task = task
+
+    def expire(self) -> None:
+        self.came = True
+        self._task.cancel("timeout")
+
+
+class _Interrupts:
+    """Ctrl-C while `run` runs: the first cancels main between two steps, the second is Python's own KeyboardInterrupt.
+
+    Only where it would have been Python's own from the start: on the main thread, with nobody else's handler set.
+    """
+
+    def __init__(self, driver: Standalone, task: Task[Any]) -> None:
+        self.came = self.hard = False
+        self._driver = driver
+        self._task = task
+        self._set = False
+
+    def __enter__(self) -> Self:
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        ):
+            signal.signal(signal.SIGINT, self._interrupt)
+            self._set = True
+        return self
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.came:
+            self.hard = True
+            signal.default_int_handler(number, frame)
+        self.came = True
+        self._driver.post(lambda: self._task.cancel("Ctrl-C"))
+
+    def __exit__(self, *_: object) -> None:
+        if self._set:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,170 @@
+"""`dari.testing`: virtual time, `wait_all_blocked`, `explore`."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+import dari
+from dari import testing
+
+
+def test_hours_take_no_time():
+    """Sleeping, timeouts and periodic work in virtual time."""
+
+    def main():
+        with pytest.raises(TimeoutError), dari.timeout(3600):
+            yield dari.sleep(86400)
+        with dari.TaskGroup() as group:
+            tasks = [group.create_task(sleeper, delay) for delay in (7200, 3600)]
+            yield group.join()
+        return [task.result() for task in tasks]
+
+    def sleeper(delay):
+        yield dari.sleep(delay)
+        return delay
+
+    started = time.monotonic()
+    result = testing.run(main)
+
+    assert result == [7200, 3600]
+    assert time.monotonic() - started < 5
+
+
+def test_the_clock_begins_at_zero_and_counts_what_was_slept():
+    """`sleep_until` and `current_effective_deadline` speak of the virtual clock."""
+
+    def main():
+        yield dari.sleep_until(5)
+        with dari.timeout(2):
+            return dari.current_effective_deadline()
+
+    assert testing.run(main) == 7.0
+
+
+def test_time_does_not_jump_while_a_job_runs():
+    """A job of a pool is waited for in real time; the timeout around it does not strike meanwhile."""
+    release = threading.Event()
+
+    def main(pool):
+        job = pool.submit(release.wait, 10)
+        dari.create_task(releases)
+        with dari.timeout(1):
+            return (yield job)
+
+    def releases():
+        yield
+        release.set()
+
+    with dari.Pool(1) as pool:
+        assert testing.run(main, pool) is True
+
+
+def test_a_deadlock_is_told():
+    """Nothing ready, no deadline, nothing outside: an error that lists who waits."""
+
+    def main():
+        yield dari.Event().wait()
+
+    with pytest.raises(dari.DeadlockError, match=r"main' waiting on wait of <Event"):
+        testing.run(main)
+
+
+def test_timeout_is_virtual():
+    """A day is over at once."""
+
+    def main():
+        while True:
+            yield dari.sleep(1)
+
+    with pytest.raises(TimeoutError):
+        testing.run(main, timeout=86400)
+
+
+@pytest.mark.parametrize("clock", ["virtual", "real"])
+def test_wait_all_blocked(clock):
+    """It goes on when everybody else waits, before any time has passed."""
+
+    def main():
+        queue = dari.Queue()
+        consumers = [dari.create_task(consume, queue) for _ in range(3)]
+        yield testing.wait_all_blocked()
+        states = [task.state for task in consumers]
+        for item in range(3):
+            queue.put_nowait(item)
+        yield consumers
+        return states
+
+    def consume(queue):
+        yield
+        yield dari.checkpoint()
+        yield queue.get()
+
+    assert testing.run(main, clock=clock) == [dari.TaskState.WAITING] * 3
+
+
+def test_wait_all_blocked_elsewhere_says_where_it_works():
+    """It needs the driver of the tests."""
+
+    def main():
+        with pytest.raises(RuntimeError, match=r"testing\.run"):
+            yield testing.wait_all_blocked()
+
+    dari.run(main)
+
+
+def race():
+    """Lost update: reads, lets others run, writes."""
+    total = 0
+
+    def add():
+        nonlocal total
+        seen = total
+        yield
+        total = seen + 1
+
+    def main():
+        yield [add(), add_later()]
+        assert total == 2, "an update was lost"
+
+    def add_later():
+        yield
+        yield
+        yield from add()
+
+    return main()
+
+
+def test_explore_finds_a_schedule_that_fails_and_names_its_seed():
+    """FIFO hides the race; some schedule shows it, and its seed shows it again."""
+    testing.run(race)
+
+    with pytest.raises(AssertionError, match="lost") as caught:
+        testing.explore(race, seeds=range(200))
+    seed = int(caught.value.__notes__[0].rpartition("=")[2].rstrip(")"))
+
+    with pytest.raises(AssertionError, match="lost"):
+        testing.run(race, seed=seed)
+
+
+def test_the_same_seed_takes_the_same_steps():
+    """A seeded run is repeatable."""
+
+    def trace(seed):
+        order = []
+
+        def work(name):
+            for step in range(3):
+                order.append((name, step))
+                yield
+
+        def main():
+            yield [work(name) for name in "abcd"]
+
+        testing.run(main, seed=seed)
+        return order
+
+    assert trace(5) == trace(5)
+    assert len({str(trace(seed)) for seed in range(10)}) > 5
