@@ -277,3 +277,33 @@ def test_notify_tells_the_driver_what_became_ready_between_advances(hand):
     counts.append(hand.notified)
 
     assert counts == [1, 1, 2, 2, 3]
+
+
+def test_stats(hand):
+    """The counters, who is ready and who waits, per priority, and the mean time of what has ended."""
+
+    def sleeper(delay):
+        yield dari.sleep(delay)
+
+    hand.create(sleeper, 1)
+    hand.create(sleeper, 3)
+    hand.create(sleeper, 50, priority=2)
+    hand.settle()
+    hand.at(1.0)
+    hand.at(3.0)
+    hand.create(sleeper, 1)
+    stats = hand.kernel.stats(60.0)
+
+    assert stats._asdict() == {
+        "created": 4,
+        "completed": 2,
+        "failed": 0,
+        "cancelled": 0,
+        "switches": 5,
+        "ready": 1,
+        "waiting": 1,
+        "uptime": 60.0,
+        "mean_time": 2.0,
+        "priorities": {2: 1, 0: 1},
+    }
+    assert "mean time of a task   2000.000 ms" in str(stats)

@@ -228,3 +228,47 @@ def test_host_needs_a_host(hand):
     coroutine.close()
 
     assert "needs a running asyncio or trio loop" in text
+
+
+def test_what_the_driver_can_adapt(by_hand):
+    """A foreign object is waited for by what the driver has for it; another of the same type may be refused."""
+
+    class Foreign:
+        def __init__(self, known):
+            self.known = known
+
+    class Adapting(by_hand):
+        def adapt(self, foreign):
+            return dari.sleep(2) if isinstance(foreign, Foreign) and foreign.known else None
+
+    hand = Adapting()
+    got = run(hand, attempt, Foreign(True), Foreign(True), Foreign(False), dari.host(Foreign(True)))
+
+    assert got[:2] + got[3:] == [None, None, None]
+    assert "Foreign object" in got[2]
+    assert hand.now == 6.0
+
+
+def test_operations_say_what_they_are():
+    """Their reprs stand in the errors and in the dumps."""
+    operations = [
+        dari.sleep(1),
+        dari.sleep_until(3),
+        dari.checkpoint(),
+        dari.wait_readable(4),
+        dari.wait_writable(4),
+        dari.Event().wait(),
+        dari.Queue(3).get(),
+        dari.Queue().put(1),
+    ]
+
+    assert [repr(operation) for operation in operations] == [
+        "sleep(1)",
+        "sleep_until(3)",
+        "checkpoint()",
+        "wait for descriptor 4 to read",
+        "wait for descriptor 4 to write",
+        "wait of <Event not set, 0 waiting>",
+        "get from <Queue 0 of 3 items>",
+        "put into <Queue 0 items>",
+    ]
