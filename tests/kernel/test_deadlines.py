@@ -230,3 +230,19 @@ def test_sleep_until_a_time_that_has_passed(hand):
     hand.run()
 
     assert task.result() == 7.0
+
+
+def test_for_ever(hand):
+    """An infinite delay is no deadline: the driver is told to wait for nothing, and a cancel ends it as any other."""
+
+    def main():
+        with dari.timeout(float("inf")), dari.CancelScope(deadline=float("inf")):
+            yield dari.sleep(float("inf"))
+
+    task = hand.create(main)
+    need = hand.settle()
+    assert need.deadline is None
+    task.cancel()
+    hand.run()
+
+    assert task.cancelled()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
 from itertools import count
+from math import inf
 from typing import Protocol
 
 __all__ = ["Alarm", "Deadlines"]
@@ -43,7 +44,12 @@ class Deadlines:
         return len(self._heap)
 
     def set(self, alarm: Alarm, when: float) -> None:
-        """Let `alarm` expire at `when` (on the kernel's clock, in seconds). The alarm must not be set already."""
+        """Let `alarm` expire at `when` (on the kernel's clock, in seconds). The alarm must not be set already.
+
+        Infinity is never: nobody could wait for it, selectors and loops refuse it.
+        """
+        if when == inf:
+            return
         alarm.alarm = sequence = next(self._sequence)
         heappush(self._heap, (when, sequence, alarm))
 
