@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
 from weakref import WeakKeyDictionary
 
 from dari._kernel.kernel import Kernel
-from dari._kernel.outcome import Error
+from dari._kernel.operations import current_task
+from dari._kernel.outcome import Error, Value
+from dari._kernel.scope import cancelled_by
 from dari._kernel.stats import SchedulerStats
+from dari._kernel.waiting import dump
 from dari._kernel.world import world
 from dari.drivers.main import run_main
 from dari.drivers.standalone import Standalone
@@ -105,6 +108,10 @@ class Scheduler:
     def stats(self) -> SchedulerStats:
         """Counts and times up to now."""
         return self._kernel.stats(time.monotonic() - self._born)
+
+    def dump(self) -> str:
+        """Every task that has not ended, what it waits for, and the lines of its code where it stands."""
+        return dump(self._kernel.tasks)
 
     # ---- by itself ---------------------------------------------------------------------------------------------
 
@@ -213,6 +220,11 @@ async def _scheduler_here() -> Scheduler:
         if scheduler._guest is not None and scheduler._guest._loop_ref() is loop and not scheduler._closed:
             return scheduler
         scheduler = scheduler._outer
+    return await _implicit_scheduler(loop)
+
+
+async def _implicit_scheduler(loop: Any) -> Scheduler:
+    """The scheduler that `loop` has for those who never made one."""
     known = _implicit.get(loop)
     if known is None:
         scheduler = Scheduler(name="implicit")
@@ -310,9 +322,47 @@ def _refuse_nested(what: str) -> None:
 
 
 def await_outside(operation: Operation[T]) -> Generator[Any, Any, T]:
-    """`await operation` in a coroutine that asyncio steps: a small task does it, on the scheduler that is there."""
-    return arun(_do, operation).__await__()
+    """`await operation` in a coroutine that asyncio steps: a small task does it, on the loop's implicit scheduler."""
+    return _await_by_task(operation).__await__()
+
+
+async def _await_by_task(operation: Operation[T]) -> T:
+    """The host's cancel can come when the small task has won its value: then that is taken back, and the cancel stands.
+
+    It comes either to the small task, when it has won and not run yet (`_do`), or to the coroutine, when the small task
+    has ended and the coroutine has not run yet.
+    """
+    loop = running_asyncio_loop()
+    if loop is None:
+        raise RuntimeError(f"{operation!r} was awaited where no asyncio loop runs; without one, dari.run(main) runs a task")
+    scheduler = await _implicit_scheduler(loop)
+    task: Task[T] = scheduler.create_task(_do, operation)
+    try:
+        return await task
+    except GeneratorExit:  # the coroutine was closed, maybe by the collector and in another thread
+        try:
+            scheduler.call_soon_threadsafe(_abandon, task, operation)
+        except SchedulerClosed:
+            pass
+        raise
+    except BaseException:
+        _take_back(task, operation)
+        raise
 
 
 def _do(operation: Operation[T]) -> Generator[Any, Any, T]:
-    return (yield from operation)
+    value = yield from operation
+    if cancelled_by(current_task()._scope) is not None:
+        operation.take_back(value)
+        yield  # raises
+    return value
+
+
+def _take_back(task: Task[T], operation: Operation[T]) -> None:
+    if isinstance(task._outcome, Value):
+        operation.take_back(task._outcome.value)
+
+
+def _abandon(task: Task[Any], operation: Operation[Any]) -> None:
+    if not task.cancel("the coroutine that awaited it was closed"):
+        _take_back(task, operation)

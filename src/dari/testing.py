@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple, final
 
 from dari._kernel.contract import Idle, Operation
 from dari._kernel.kernel import Kernel
+from dari._kernel.waiting import dump
 from dari.drivers.main import run_main
 from dari.drivers.standalone import Standalone
 from dari.exceptions import DeadlockError
@@ -61,8 +62,7 @@ class _VirtualTime(_Watched):
         elif need.deadline is not None:
             self.now = max(self.now, need.deadline)
         elif not self.mailbox:
-            waiting = "\n".join(f"  {task!r}" for task in kernel.tasks)
-            raise DeadlockError(f"every task waits, and nothing is left that could wake one of them:\n{waiting}")
+            raise DeadlockError(f"every task waits, and nothing is left that could wake one:\n{dump(kernel.tasks)}")
 
 
 def run(

@@ -87,6 +87,27 @@ def test_sleeps_end_in_the_order_of_their_deadlines(run):
     assert run(main) == [0.01, 0.02, 0.03]
 
 
+@pytest.mark.parametrize("delay", [1e12, float("inf")])
+def test_a_sleep_of_ages_is_no_overflow(run, delay):
+    """Longer than any timer of a loop can count."""
+
+    def main():
+        with dari.move_on_after(0.005):
+            yield dari.sleep(delay)
+        yield dari.create_task(ages)
+        return True
+
+    def ages():
+        other = dari.create_task(sleeps)
+        yield dari.sleep(0.005)
+        other.cancel()
+
+    def sleeps():
+        yield dari.sleep(delay)
+
+    assert run(main) is True
+
+
 def test_timeout(run):
     """`timeout` cancels what is inside, lets it clean up, and raises TimeoutError."""
 

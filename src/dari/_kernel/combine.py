@@ -85,6 +85,9 @@ class _Gather(Operation[list[Any]]):
     def __repr__(self) -> str:
         return f"gather of {len(self._things)}"
 
+    def waits_for(self) -> Iterable[Task[Any]]:
+        return [cast("Task[Any]", thing) for thing in self._things if isinstance(thing, Task)]
+
     def begin(self, task: Any) -> None:
         if not self._things:
             task.resume([])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVa
 from dari._kernel.world import world
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from dari._kernel.deadlines import Alarm
     from dari._kernel.outcome import Outcome, Steppable
@@ -164,6 +164,17 @@ class Operation(ABC, Generic[T_co]):
     @abstractmethod
     def begin(self, task: Any) -> None:
         """Do it for `task` (a `Waiter`), or arrange for its wake. Called by the kernel only."""
+
+    def take_back(self, value: Any) -> None:
+        """`value` was won, but who awaited it was cancelled before it could be told: undo it.
+
+        Happens only to `await operation` in a coroutine of the host. A task of ours gets what it has won, then the
+        cancel.
+        """
+
+    def waits_for(self) -> Iterable[Any]:
+        """The tasks that must all end before this does: what a search for cycles follows."""
+        return ()
 
     def __iter__(self) -> Generator[Operation[T_co], Any, T_co]:
         value: T_co = yield self

@@ -19,7 +19,7 @@ from dari._kernel.scope import CancelScope, cancelled_by
 from dari.exceptions import Cancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Callable, Coroutine, Generator, Iterable
     from types import TracebackType
 
     from dari._kernel.task import Task, TaskWait
@@ -187,6 +187,9 @@ class _Join(Operation[None]):
 
     def __repr__(self) -> str:
         return f"join of {self._group!r}"
+
+    def waits_for(self) -> Iterable[Task[Any]]:
+        return tuple(self._group._children)
 
     def begin(self, task: Any) -> None:
         group = self._group

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, final
 
 from dari._kernel.contract import Direction, Operation
+from dari._kernel.joining import join
 from dari._kernel.outcome import Value
 from dari._kernel.scope import current_member
-from dari._kernel.task import Task, join
+from dari._kernel.task import Task
 from dari._kernel.world import world
 
 if TYPE_CHECKING:
@@ -165,6 +166,9 @@ class Shield(Operation[T_co]):
 
     def __repr__(self) -> str:
         return f"shield({self._task.label})"
+
+    def waits_for(self) -> tuple[Task[Any]]:
+        return (self._task,)
 
     def begin(self, task: Any) -> None:
         join(self._task, task, owns=False)

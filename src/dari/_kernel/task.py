@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 from weakref import ref
 
 from dari._kernel.contract import UNCHANGED, Operation
+from dari._kernel.joining import join
 from dari._kernel.outcome import Error, Outcome, Steppable, Value
 from dari._kernel.scope import CancelScope, cancelled_by
 from dari.exceptions import Cancelled, TaskCancelledError
@@ -300,6 +301,9 @@ class Task(Operation[T_co]):
     def begin(self, task: Any) -> None:
         join(self, task, owns=True)
 
+    def waits_for(self) -> tuple[Task[Any]]:
+        return (self,)
+
     def _outside(self) -> Generator[Any, Any, T_co]:
         bridge: Generator[Any, Any, T_co] = self.kernel.driver.outside(self)
         return bridge
@@ -382,38 +386,3 @@ class Task(Operation[T_co]):
             rare.debts = []
         rare.debts.append(group)
         self._remark()
-
-
-def join(target: Task[Any], task: Any, *, owns: bool) -> None:
-    """Make `task` wait for the end of `target`."""
-    if target is task:
-        task.fail(RuntimeError(f"{target!r} waits for itself: that would never end"))
-        return
-    if target._outcome is not None:
-        target.kernel.observed(target)
-        outcome = target._seen_from_outside()
-        if isinstance(outcome, Error):
-            task.fail_with(outcome)
-        else:
-            task.resume(outcome.value)
-        return
-
-    def undo(wait: TaskWait) -> bool:
-        if owns:
-            target.kernel.cancel_awaited(target)
-            return False
-        if target._on_end is None:
-            return False  # it has ended, and is telling so: another one heard of it first, and cancelled this one
-        target._on_end.remove(ended)
-        return True
-
-    def ended(target: Task[Any]) -> None:
-        if target.cancelled():
-            wait.wake_cancelled(target._cancelled_error())
-        else:
-            wait.wake(target._outcome)
-
-    wait = task.block(target, undo)
-    if target._on_end is None:
-        target._on_end = []
-    target._on_end.append(ended)

@@ -44,6 +44,7 @@ T_co = TypeVar("T_co", covariant=True)
 # the last one: hundreds of trivial steps (an advance costs as much as ten), a single one when steps are slow.
 _CHUNKS_PER_SLICE = 16
 _LONGEST_CHUNK = 1024
+_LONGEST_WAIT = 86_400.0  # seconds; what is further away is asked for again: timers overflow somewhere
 
 
 @final
@@ -194,7 +195,7 @@ class AsyncioGuest:
             self._timer.cancel()
         self._timer_deadline = deadline
         # The loop's clock is asked for the distance only: uvloop's counts in cached milliseconds.
-        when = loop.time() + max(0.0, deadline - self.clock())
+        when = loop.time() + min(max(0.0, deadline - self.clock()), _LONGEST_WAIT)
         self._timer = loop.call_at(when, self._timer_fired, context=self._context)
 
     def _timer_fired(self) -> None:

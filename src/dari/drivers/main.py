@@ -27,8 +27,10 @@ def run_main(driver: Standalone, kernel: Kernel, main: Any, args: tuple[Any, ...
         kernel.set_deadline(out_of_time, driver.clock() + timeout)
     with _Interrupts(driver, task) as interrupts:
         try:
+            driver.reports_deadlocks = True
             driver.drive(kernel, until=task.done)
         finally:
+            driver.reports_deadlocks = False
             kernel.clear_deadline(out_of_time)
             if not interrupts.hard:
                 kernel.cancel("main has ended")

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import os
 import selectors
+import signal
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 
 from dari._kernel.contract import FINISHED, MORE, Direction, Idle
+from dari._kernel.waiting import dump
 from dari.drivers.mailbox import Mailbox
 from dari.drivers.wakeup import remote_of
+from dari.exceptions import DeadlockError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +33,8 @@ __all__ = ["Standalone"]
 # Between two looks at the clock, the mailbox and the descriptors: long enough that looking costs under 2 % of trivial
 # steps, short enough that steps of 10 µs delay a deadline by 2.5 ms at most.
 _STEPS = 256
+
+_LONGEST_WAIT = 86_400.0  # seconds; what is further away is asked for again: selectors overflow at some weeks
 
 _EVENTS: dict[Direction, int] = {"read": selectors.EVENT_READ, "write": selectors.EVENT_WRITE}
 
@@ -78,6 +84,7 @@ class Standalone:
     def __init__(self) -> None:
         self._waker: Final = _Waker()
         self.mailbox: Final = Mailbox(self._waker.wake)
+        self.reports_deadlocks = False
         self._stopped = False
         self._selector: selectors.BaseSelector | None = None
 
@@ -141,11 +148,27 @@ class Standalone:
             self._waker.open()
         if self.mailbox or self._stopped:
             return
+        if self.reports_deadlocks and deadline is None and not (need.deadline or need.watching or kernel.outside):
+            self._look_at_deadlock(kernel)
         earliest = min((when for when in (need.deadline, deadline) if when is not None), default=None)
-        timeout = None if earliest is None else max(0.0, earliest - self.clock())
+        timeout = None if earliest is None else min(max(0.0, earliest - self.clock()), _LONGEST_WAIT)
         ready = self._poll(kernel, timeout)
         if ready:
             kernel.advance(ready, (), 0)
+
+    def _look_at_deadlock(self, kernel: Kernel) -> None:
+        """Nothing that the kernel knows of can wake anybody. Raise DeadlockError, or warn once if a stranger might."""
+        stands = f"every task waits, and no task, deadline, job or descriptor can wake one:\n{dump(kernel.tasks)}"
+        strangers = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
+        strangers += [
+            number.name
+            for number in set(signal.Signals) & signal.valid_signals() - {signal.SIGINT}
+            if callable(signal.getsignal(number))
+        ]
+        if not strangers:
+            raise DeadlockError(stands)
+        self.reports_deadlocks = False
+        self.report(f"perhaps a deadlock (only {', '.join(strangers)} could end it): {stands}", None)
 
     def _poll(self, kernel: Kernel, timeout: float | None) -> list[tuple[int, Direction]]:
         """The watched descriptors that are ready, within `timeout` seconds."""
