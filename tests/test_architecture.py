@@ -20,7 +20,8 @@ FLOORS: dict[str, set[str]] = {
     "exceptions": set(),
     "_kernel": {"exceptions"},
     "sync": {"_kernel", "exceptions"},
-    "pipeline": {"sync", "_kernel", "exceptions"},
+    "queues": {"sync", "_kernel", "exceptions"},
+    "pipeline": {"queues", "sync", "_kernel", "exceptions"},
     "drivers": {"_kernel", "exceptions"},
     "scheduler": {"drivers", "_kernel", "sync", "exceptions"},
     "lowlevel": {"drivers", "_kernel", "exceptions"},
@@ -106,7 +107,10 @@ def test_no_circles():
     assert left == {}
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if floor(name) in ("_kernel", "sync", "pipeline")])
+LANGUAGE = ("_kernel", "sync", "queues", "pipeline")
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if floor(name) in LANGUAGE])
 def test_the_language_knows_no_machine(module):
     """Kernel, primitives and pipeline know no clock, loop, thread, socket or signal."""
     top_level = {name.split(".")[0] for name, inside in imports(MODULES[module]) if not inside or name != "random"}

@@ -43,6 +43,7 @@ from dari._kernel.task import Task, TaskState
 from dari._kernel.world import World
 from dari.exceptions import (
     BlockingCallError,
+    BrokenBarrierError,
     Cancelled,
     ConfigError,
     DaemonError,
@@ -59,7 +60,8 @@ from dari.exceptions import (
     TaskCancelledError,
     WorkerLost,
 )
-from dari.sync import Event, Queue
+from dari.queues import LifoQueue, PriorityQueue, Queue
+from dari.sync import Barrier, BoundedSemaphore, Condition, Event, Lock, Semaphore
 
 __version__ = "0.1.0"
 
@@ -67,9 +69,13 @@ __all__ = [
     "ALL_COMPLETED",
     "FIRST_COMPLETED",
     "FIRST_EXCEPTION",
+    "Barrier",
     "BlockingCallError",
+    "BoundedSemaphore",
+    "BrokenBarrierError",
     "CancelScope",
     "Cancelled",
+    "Condition",
     "ConfigError",
     "Context",
     "Daemon",
@@ -81,11 +87,14 @@ __all__ = [
     "JobCancelled",
     "JobState",
     "JobTimeout",
+    "LifoQueue",
+    "Lock",
     "Operation",
     "Pool",
     "PoolClosed",
     "PoolStats",
     "Priority",
+    "PriorityQueue",
     "Queue",
     "QueueEmpty",
     "QueueFull",
@@ -94,6 +103,7 @@ __all__ = [
     "SchedulerClosed",
     "SchedulerFull",
     "SchedulerStats",
+    "Semaphore",
     "Steps",
     "Task",
     "TaskCancelledError",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = [
     "BlockingCallError",
+    "BrokenBarrierError",
     "Cancelled",
     "ConfigError",
     "DaemonError",
@@ -70,6 +71,10 @@ class QueueEmpty(DariError):  # noqa: N818
 
 class QueueShutDown(DariError):  # noqa: N818
     """The queue was shut down: nothing more goes in, or nothing is left to come out."""
+
+
+class BrokenBarrierError(DariError, RuntimeError):
+    """The barrier was aborted, or it was reset while you waited at it."""
 
 
 class PoolClosed(DariError):  # noqa: N818

@@ -329,12 +329,12 @@ def await_outside(operation: Operation[T]) -> Generator[Any, Any, T]:
 async def _await_by_task(operation: Operation[T]) -> T:
     """The host's cancel can come when the small task has won its value: then that is taken back, and the cancel stands.
 
-    It comes either to the small task, when it has won and not run yet (`_do`), or to the coroutine, when the small task
-    has ended and the coroutine has not run yet.
+    It comes either to the small task, when that has won and not run yet (`_do`), or to the coroutine, when the small
+    task has ended and the coroutine has not run yet.
     """
     loop = running_asyncio_loop()
     if loop is None:
-        raise RuntimeError(f"{operation!r} was awaited where no asyncio loop runs; without one, dari.run(main) runs a task")
+        raise RuntimeError(f"{operation!r} was awaited where no asyncio loop runs: dari.run(main) needs none")
     scheduler = await _implicit_scheduler(loop)
     task: Task[T] = scheduler.create_task(_do, operation)
     try:
