@@ -29,8 +29,15 @@ class Acquirable:
     async def __aenter__(self) -> None:
         await self.acquire()
 
-    async def __aexit__(self, *_: object) -> None:
-        self.release()
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.release()
+        except RuntimeError:
+            if kind is not GeneratorExit:  # else it was closed in a wait of its condition: it does not hold the lock
+                raise
+
+    def _holds(self, guard: Guard) -> bool:
+        return True
 
     if not TYPE_CHECKING:  # the checkers shall refuse it, too
 
@@ -61,8 +68,9 @@ class Guard:
         if self._over:
             self._refuse()
 
-    def __exit__(self, *_: object) -> None:
-        self.release()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not GeneratorExit or (not self._over and self._of._holds(self)):
+            self.release()  # else it was closed in a wait of its condition: it does not hold the lock
 
     def release(self) -> None:
         """RuntimeError if it was released already: what is held now belongs to somebody else."""
@@ -141,6 +149,9 @@ class Lock(Acquirable):
             return False
         self._held = guard
         return True
+
+    def _holds(self, guard: Guard) -> bool:
+        return self._held is guard
 
     def _hand_over(self) -> None:
         self._held = None
