@@ -6,6 +6,7 @@ block lasts. The kernel does not notice.
 
 from __future__ import annotations
 
+import sys
 import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
@@ -42,7 +43,7 @@ class Scheduler:
 
     `max_tasks` bounds the tasks alive; `starvation_limit` (steps) is how long a lower priority is passed over at most,
     None: for ever; `max_slice` (seconds) how long a guest keeps the loop; `seed` shuffles ready tasks of equal priority
-    reproducibly.
+    reproducibly. `debug` (also `python -X dev`) warns of operations that were made without being waited for.
     """
 
     def __init__(
@@ -58,7 +59,11 @@ class Scheduler:
         if not max_slice > 0:
             raise ValueError(f"max_slice is a number of seconds above 0, not {max_slice!r}")
         self.name = name
-        self.debug = debug
+        self.debug = debug or sys.flags.dev_mode
+        if self.debug:
+            from dari._kernel.forgotten import watch
+
+            watch()
         self._max_slice = max_slice
         self._born = time.monotonic()
         self._own = Standalone()

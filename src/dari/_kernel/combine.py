@@ -86,7 +86,7 @@ class _Gather(Operation[list[Any]]):
         return f"gather of {len(self._things)}"
 
     def waits_for(self) -> Iterable[Task[Any]]:
-        return [cast("Task[Any]", thing) for thing in self._things if isinstance(thing, Task)]
+        return [thing for thing in self._things if isinstance(thing, Task)]  # pyright: ignore[reportUnknownVariableType]
 
     def begin(self, task: Any) -> None:
         if not self._things:

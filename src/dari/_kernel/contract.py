@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, Protocol, TypeVar, final
 
 from dari._kernel.world import world
 
@@ -160,6 +160,9 @@ class Operation(ABC, Generic[T_co]):
     """Something a task can wait for: `yield it`, `x = yield from it`, or `await it` in a coroutine."""
 
     __slots__ = ()
+
+    may_be_dropped: ClassVar[bool] = False
+    """Does it live without being waited for? Else dropping it unused is a mistake, which debug mode warns of."""
 
     @abstractmethod
     def begin(self, task: Any) -> None:

@@ -136,6 +136,8 @@ class Task(Operation[T_co]):
     `dari.shield(task)` only looks.
     """
 
+    may_be_dropped = True
+
     __slots__ = (
         "__weakref__",
         "_base",

@@ -35,7 +35,6 @@ class _Nothing(Operation[None]):
 NOTHING: Final = _Nothing()
 
 
-@final
 class Beginnings:
     """Begins what tasks yield."""
 

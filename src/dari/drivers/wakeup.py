@@ -39,6 +39,8 @@ class Remote(Ending[T_co], Operation[T_co]):
 
     __slots__ = ()
 
+    may_be_dropped = True
+
     def begin(self, task: Any) -> None:
         """`yield it` in a generator task."""
         if self.ended():
