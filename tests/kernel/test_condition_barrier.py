@@ -190,9 +190,8 @@ def test_the_predicate_sees_the_context_of_its_task(hand):
     condition, seen = dari.Condition(), []
 
     def wait():
-        with dari.priority(1):
-            with (yield condition.acquire()):
-                yield condition.wait_for(lambda: seen.append(dari._kernel.world.chain_priority.get()) or len(seen) > 1)
+        with dari.priority(1), (yield condition.acquire()):
+            yield condition.wait_for(lambda: seen.append(dari._kernel.world.chain_priority.get()) or len(seen) > 1)
 
     hand.create(wait)
     hand.create(notifier, condition)
