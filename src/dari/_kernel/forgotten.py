@@ -26,8 +26,8 @@ __all__ = ["watch"]
 
 _used: set[int] = set()
 _begin = Beginnings.begin
-_iter: Callable[[Operation[Any]], Generator[Any, Any, Any]] = Operation[Any].__iter__
-_await: Callable[[Operation[Any]], Generator[Any, Any, Any]] = Operation[Any].__await__
+_iter: Callable[[Operation[Any]], Generator[Any, Any, Any]] = Operation.__iter__  # pyright: ignore[reportUnknownMemberType]
+_await: Callable[[Operation[Any]], Generator[Any, Any, Any]] = Operation.__await__  # pyright: ignore[reportUnknownMemberType]
 
 
 def watch() -> None:
