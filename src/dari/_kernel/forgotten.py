@@ -26,8 +26,8 @@ __all__ = ["watch"]
 
 _used: set[int] = set()
 _begin = Beginnings.begin
-_iter: Callable[[Operation[Any]], Generator[Any, Any, Any]] = Operation.__iter__  # pyright: ignore[reportUnknownMemberType]
-_await: Callable[[Operation[Any]], Generator[Any, Any, Any]] = Operation.__await__  # pyright: ignore[reportUnknownMemberType]
+_iter: Callable[[Operation[Any]], Generator[Any, Any, Any]] = Operation.__iter__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+_await: Callable[[Operation[Any]], Generator[Any, Any, Any]] = Operation.__await__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 def watch() -> None:
