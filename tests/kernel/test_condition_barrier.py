@@ -333,7 +333,7 @@ def test_a_generator_that_is_closed_while_it_holds(hand):
     assert not lock.locked()
 
 
-# ---- Condition: misuse ---------------------------------------------------------------------------------------------------
+# ---- Condition: misuse -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("notify", ["notify", "notify_all"])
@@ -359,7 +359,7 @@ def test_wait_without_the_lock(hand, wait):
 
 def test_a_condition_wants_a_lock_of_ours():
     """A semaphore or a thread's lock is refused when the condition is made."""
-    with pytest.raises(TypeError, match="works under a dari.Lock, not <Semaphore"):
+    with pytest.raises(TypeError, match=r"works under a dari\.Lock, not <Semaphore"):
         dari.Condition(dari.Semaphore())
 
 
@@ -369,7 +369,7 @@ def test_release_of_a_condition_that_is_free():
         dari.Condition().release()
 
 
-# ---- Barrier -------------------------------------------------------------------------------------------------------------
+# ---- Barrier ---------------------------------------------------------------------------------------------------------
 
 
 def party(barrier, log, name=None):

@@ -136,7 +136,7 @@ def test_an_error_in_the_block_releases(hand, lock):
     assert not lock.locked()
 
 
-# ---- cancelling --------------------------------------------------------------------------------------------------------
+# ---- cancelling ------------------------------------------------------------------------------------------------------
 
 
 def test_a_waiter_that_is_cancelled_leaves_the_line(hand, lock):
@@ -190,7 +190,7 @@ def test_a_timeout_around_acquire(hand, lock):
     assert (log, lock.locked()) == (["first", (True, 2.0)], False)
 
 
-# ---- Semaphore ---------------------------------------------------------------------------------------------------------
+# ---- Semaphore -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [dari.Semaphore, dari.BoundedSemaphore])
@@ -246,7 +246,7 @@ def test_a_negative_semaphore_is_refused(kind, value):
         kind(value)
 
 
-# ---- misuse --------------------------------------------------------------------------------------------------------------
+# ---- misuse ----------------------------------------------------------------------------------------------------------
 
 
 def test_releasing_a_free_lock():
@@ -295,9 +295,11 @@ def test_a_guard_is_for_one_block(hand, lock):
 def test_with_that_cannot_wait_names_what_can(lock):
     """`with lock:` is asyncio's old trap."""
     name = type(lock).__name__.lower()
-    with pytest.raises(TypeError, match=rf"write `with \(yield {name}.acquire\(\)\):` in a generator, `async with"):
-        with lock:
-            pass
+    with (
+        pytest.raises(TypeError, match=rf"write `with \(yield {name}.acquire\(\)\):` in a generator, `async with"),
+        lock,
+    ):
+        pass
 
 
 def test_a_task_that_waits_says_for_what(hand, lock):

@@ -192,9 +192,8 @@ class Picky:
         self.number, self.peer = number, peer
 
     def __lt__(self, other):
-        if not (self.peer and other.peer):
-            if other.number == 1 or self.number == 1:
-                raise TypeError("not with 1")
+        if not (self.peer and other.peer) and 1 in (self.number, other.number):
+            raise TypeError("not with 1")
         return self.number < other.number
 
 
