@@ -90,6 +90,7 @@ __all__ = [
     "LifoQueue",
     "Lock",
     "Operation",
+    "Pipeline",
     "Pool",
     "PoolClosed",
     "PoolStats",
@@ -139,6 +140,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from dari.daemon import Context, Daemon
+    from dari.pipeline import Pipeline
     from dari.pool import Job, JobState, Pool, PoolStats, current_job
     from dari.scheduler import Scheduler, SchedulerStats, arun, create_task, run
 else:  # hidden from the checkers, who would believe that every name exists
@@ -147,6 +149,7 @@ else:  # hidden from the checkers, who would believe that every name exists
         "Daemon": "dari.daemon",
         "Job": "dari.pool",
         "JobState": "dari.pool",
+        "Pipeline": "dari.pipeline",
         "Pool": "dari.pool",
         "PoolStats": "dari.pool",
         "Scheduler": "dari.scheduler",

@@ -52,3 +52,20 @@ async def guest() -> None:
     assert_type(await dari.arun(child, 1), str)
     async with dari.Scheduler() as scheduler:
         assert_type(await scheduler.create_task(coroutine("x"), priority=dari.Priority.HIGH), bytes)
+
+
+def pipelines(pool: dari.Pool, queue: dari.Queue[int]) -> dari.Steps[None]:
+    line = dari.Pipeline(range(3)).map(child).map(coroutine).map(len, pool=pool)
+    assert_type(line, dari.Pipeline[int])
+    batches = yield from line.filter(bool).batch(2, timeout=1).collect()
+    assert_type(batches, list[list[int]])
+    letters = dari.Pipeline(queue).flat_map(str)
+    assert_type(letters, dari.Pipeline[str])
+    maybe = yield from letters.get(default=None)
+    assert_type(maybe, str | None)
+    yield from letters.for_each(coroutine)
+
+
+async def looping() -> None:
+    async for batch in dari.Pipeline("abc").batch(2):
+        assert_type(batch, list[str])
