@@ -102,6 +102,28 @@ def test_a_notification_is_not_kept(hand):
     assert repr(task).endswith("waiting on wait of <Condition unlocked, 1 waiting>>")
 
 
+def test_after_a_wait_it_is_the_same_guard_that_holds(hand):
+    """Released by hand, it is not released again: the lock stays with the next one."""
+    condition, log = dari.Condition(), []
+
+    def wait():
+        with (yield condition.acquire()):
+            yield condition.wait()
+            hand.create(keep)
+            yield dari.sleep(1)
+            condition.release()
+
+    def keep():
+        log.append((yield condition.acquire()))
+
+    task = hand.create(wait)
+    hand.create(notifier, condition)
+    hand.run()
+
+    assert "was released already" in str(task.exception())
+    assert (len(log), condition.locked()) == (1, True)
+
+
 def test_two_conditions_under_one_lock(hand):
     """As in a bounded buffer."""
     lock = dari.Lock()

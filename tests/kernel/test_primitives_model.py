@@ -1,7 +1,7 @@
 """Every primitive under random use, cancels and timeouts: nothing lost, nothing granted twice, every task ends.
 
-The tasks keep the books (who is inside, what was won); the machine compares them with what the primitives believe, after
-each rule, and lets everybody out at the end.
+The tasks keep the books (who is inside, what was won); the machine compares them with what the primitives believe,
+after each rule, and lets everybody out at the end.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ class Primitives(RuleBasedStateMachine):
         assert self.issued == self.taken + self.tickets
         left = Counter((name, item) for name, queue in self.queues.items() for item in queue._items)
         assert self.put == self.got + left
-        for name, queue in self.queues.items():
+        for queue in self.queues.values():
             assert queue._unfinished == queue.qsize()
         for number in range(3):
             assert self.numbers.count(number) == self.numbers.count(0)
