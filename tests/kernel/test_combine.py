@@ -238,3 +238,30 @@ def test_as_completed_can_be_cancelled_and_taken_up_again(hand):
         return (yield first), (yield second)
 
     assert finish(hand, main)[0] == ("a", "b")
+
+
+def test_gather_gives_back_what_was_won_when_it_is_cancelled(hand):
+    """An item that one operation took goes back to the head of its queue; a lock is released."""
+
+    def main():
+        full, empty, lock = dari.Queue(), dari.Queue(), dari.Lock()
+        for item in (1, 2):
+            full.put_nowait(item)
+        with dari.move_on_after(1) as scope:
+            yield [full.get(), empty.get(), lock.acquire()]
+        return scope.cancelled_caught, full.get_nowait(), full.get_nowait(), lock.locked()
+
+    assert finish(hand, main) == ((True, 1, 2, False), 1.0)
+
+
+def test_gather_gives_back_what_was_won_when_another_fails(hand):
+    """The same when one of them raises."""
+
+    def main():
+        queue = dari.Queue()
+        queue.put_nowait("item")
+        with pytest.raises(ValueError, match="other"):
+            yield dari.gather(queue.get(), work(1, error=ValueError("other")))
+        return queue.get_nowait()
+
+    assert finish(hand, main) == ("item", 1.0)

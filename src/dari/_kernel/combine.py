@@ -129,7 +129,11 @@ class _Gather(Operation[list[Any]]):
             if first_error is None:
                 outcomes = [member._seen_from_outside() for member in tasks]
                 wait.wake(Value([o.value if isinstance(o, Value) else o.error for o in outcomes]))
-            elif isinstance(first_error.error, TaskCancelledError):
+                return
+            for thing, member in zip(self._things, tasks, strict=True):
+                if isinstance(thing, Operation) and isinstance(member._outcome, Value):
+                    thing.take_back(member._outcome.value)  # an item, a lock: nobody will get to know of it
+            if isinstance(first_error.error, TaskCancelledError):
                 wait.wake_cancelled(first_error.error)
             else:
                 wait.wake(first_error)
@@ -151,7 +155,8 @@ def gather(*things: Any, return_exceptions: bool = False) -> Operation[list[Any]
     """Wait for all of them, and give their results in order: `a, b = yield dari.gather(fetch(1), fetch(2))`.
 
     Tasks, generators, coroutines, operations, jobs and futures. The first error cancels the others, waits for their end
-    and is raised (asyncio lets them run on); with `return_exceptions` errors are results. Cancelling it cancels all.
+    and is raised (asyncio lets them run on); what operations had won goes back (an item to its queue). With
+    `return_exceptions` errors are results. Cancelling it cancels all.
     """
     return _Gather(things, return_exceptions)
 

@@ -171,8 +171,8 @@ class Operation(ABC, Generic[T_co]):
     def take_back(self, value: Any) -> None:
         """`value` was won, but who awaited it was cancelled before it could be told: undo it.
 
-        Happens only to `await operation` in a coroutine of the host. A task of ours gets what it has won, then the
-        cancel.
+        Happens to `await operation` in a coroutine of the host, and inside of a `gather` that fails. A task of ours
+        that waits for the operation itself gets what it has won, and then the cancel.
         """
 
     def waits_for(self) -> Iterable[Any]:
