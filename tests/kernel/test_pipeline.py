@@ -294,6 +294,19 @@ def test_unordered_a_slow_item_stops_nobody(hand):
     assert collected(hand, Pipeline(range(50)).map(work, concurrency=2, ordered=False)) == [*range(1, 50), 0]
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_stage_behind_concurrent_workers_hears_of_the_end(hand, ordered):
+    """The last of the workers hands the end of the stream on."""
+
+    def work(item):
+        yield dari.sleep(5 - item)
+        return item
+
+    line = Pipeline(range(5)).map(work, concurrency=3, ordered=ordered).batch(10).map(sorted)
+
+    assert collected(hand, line) == [[0, 1, 2, 3, 4]]
+
+
 # ---- batches ---------------------------------------------------------------------------------------------------
 
 
