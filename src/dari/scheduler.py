@@ -313,7 +313,6 @@ def run(
     _refuse_nested("run()")
     scheduler = Scheduler(seed=seed, debug=debug)
     result: T = run_main(scheduler._own, scheduler._kernel, main, args, timeout)
-    scheduler._close()
     return result
 
 

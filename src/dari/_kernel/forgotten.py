@@ -32,6 +32,7 @@ _await: Callable[[Operation[Any]], Generator[Any, Any, Any]] = Operation.__await
 
 def watch() -> None:
     """Warn (RuntimeWarning) of forgotten operations from now on."""
+    # To checkers methods are no variables; that they are replaced is the whole idea (see above).
     Beginnings.begin = _noting_begin  # type: ignore[method-assign]
     Operation.__iter__ = _noting_iter  # type: ignore[method-assign]
     Operation.__await__ = _noting_await  # type: ignore[method-assign]

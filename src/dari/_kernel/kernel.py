@@ -6,6 +6,9 @@ may create, wake and cancel tasks; the second, small door, `Driver.notify`, then
 **A step** resumes one task by what its `_pending` slot holds, up to its next `yield`. A bare `yield` puts it behind its
 peers, and that is all the loop in `_step` does by itself; everything else goes through `_yielded`. An error in what
 was yielded is thrown into the task *at that very yield*, so a bad task harms nobody else.
+
+Long: the door, the stepping loop and what a step can lead to read and write one state; parts of it in other files would
+have to be read together all the same.
 """
 
 from __future__ import annotations
@@ -156,7 +159,7 @@ class Kernel:
                 try:
                     # `next` without a kept bound method is fastest and smallest (benchmarks/switch.py).
                     if task._pending is None:
-                        yielded = task._context.run(next, task._steps)  # type: ignore[arg-type]
+                        yielded = task._context.run(next, task._steps)  # type: ignore[arg-type] # None only after its end
                     else:
                         yielded = self._resume(task, task._pending)
                 except StopIteration as stop:
@@ -197,7 +200,7 @@ class Kernel:
             return NOTHING
         task._pending = task._mark()
         try:
-            return task._context.run(pending.into, task._steps)  # type: ignore[arg-type]
+            return task._context.run(pending.into, task._steps)  # type: ignore[arg-type] # None only after its end
         finally:
             del task, pending  # since 3.12 an error that passes through keeps this frame (`f_back`)
 

@@ -180,7 +180,7 @@ class Task(Operation[T_co]):
         self._steps: Steppable | None = source
         self._context = context
         self._lane = lane
-        self._requeue: Callable[[Task[Any]], None] = lane.aside.queue.append  # type: ignore[union-attr]
+        self._requeue: Callable[[Task[Any]], None] = lane.aside.queue.append  # type: ignore[union-attr] # a woken lane has one
         self._base = self._scope = base
         self._parent: ref[Task[Any]] | None = None if kernel.current is None else ref(kernel.current)
         self._pending: Outcome[Any] | Mark | None = FIRST

@@ -16,7 +16,7 @@ from dari.daemon.lifecycle import HARD_EXIT_AFTER, STATUS_EXIT, Exit, Refused, S
 from dari.daemon.pidfile import SERVICE_BYTE, STOP_BYTE, Seen, clear, look, open_pidfile, try_lock
 from dari.daemon.process import Handle
 
-_LOOK_AGAIN: Final = 0.02
+_LOOK_AGAIN: Final = 0.02  # a lock whose holder is somebody else cannot be waited for without taking it: looked at
 _NAMELESS: Final = 5.0  # how long a held lock may go without a name in the file: two forks, on a loaded machine
 _MISNAMED: Final = 1.0  # and how long with an old name: one ftruncate
 _AFTER_KILL: Final = 5.0  # a process that is still there then is stuck in the kernel

@@ -148,7 +148,12 @@ class Standalone:
             self._waker.open()
         if self.mailbox or self._stopped:
             return
-        if self.reports_deadlocks and deadline is None and not (need.deadline or need.watching or kernel.outside):
+        if (
+            self.reports_deadlocks
+            and deadline is None
+            and need.deadline is None
+            and not (need.watching or kernel.outside)
+        ):
             self._look_at_deadlock(kernel)
         earliest = min((when for when in (need.deadline, deadline) if when is not None), default=None)
         timeout = None if earliest is None else min(max(0.0, earliest - self.clock()), _LONGEST_WAIT)

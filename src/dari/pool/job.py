@@ -10,6 +10,8 @@ doubles as the mark that everything else is settled: it is written last, so whoe
 the rest. Waiters are called after the pool's lock is released, and must not block. Callbacks of users may do
 anything, so they stand apart: a worker makes them before it takes another job, which could be the one they wait for.
 
+Long: a job, its waiters, and how it is run by whoever claims it touch the same few fields, under the same lock.
+
 **Where am I?** Which job runs here is a slot of the thread (`here`), not a contextvar: those travel to other threads.
 """
 
