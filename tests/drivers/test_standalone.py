@@ -314,3 +314,42 @@ def test_the_second_ctrl_c_is_hard():
         process.send_signal(signal.SIGINT)
 
         assert "KeyboardInterrupt True" in process.communicate(timeout=20)[0]
+
+
+@pytest.mark.parametrize("turns", [0, 100_000])
+def test_the_second_ctrl_c_never_breaks_off_the_kernel(turns):
+    """Where it comes in the middle of the kernel's own code, it waits until that is done; main may have ended then."""
+    log = []
+
+    def presses_twice():
+        frame = sys._getframe()
+        while not frame.f_globals["__name__"].startswith("dari._kernel."):
+            frame = frame.f_back
+        press = signal.getsignal(signal.SIGINT)
+        press(signal.SIGINT, None)
+        press(signal.SIGINT, frame)
+        log.append("went on")
+        for _ in range(turns):
+            with dari.CancelScope(shield=True):
+                yield
+        log.append("ended")
+
+    with pytest.raises(KeyboardInterrupt):
+        dari.run(presses_twice)
+
+    assert log == (["went on"] if turns else ["went on", "ended"])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_second_ctrl_c_breaks_off_a_task():
+    """A task that hangs in its own code is where it is wanted."""
+
+    def presses_twice():
+        press = signal.getsignal(signal.SIGINT)
+        press(signal.SIGINT, None)
+        with pytest.raises(KeyboardInterrupt):
+            press(signal.SIGINT, sys._getframe())
+        return "saw it"
+        yield
+
+    assert dari.run(presses_twice) == "saw it"

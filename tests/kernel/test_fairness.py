@@ -158,7 +158,7 @@ def test_priority_is_inherited(hand):
 
 @pytest.mark.parametrize("who", ["itself", "another"])
 def test_a_priority_that_is_set(hand, who):
-    """Takes effect when the task becomes ready next, whoever sets it, in whatever state it is; children inherit it."""
+    """Takes effect at once, whoever sets it, while the task runs or is ready; children inherit it."""
     order = []
     tasks = {}
 
@@ -190,11 +190,59 @@ def test_a_priority_that_is_set(hand, who):
         hand.create(peer)
     hand.run()
 
+    changed = ["changed", "changed", "changed", -1]
     assert tasks["changing"].priority == -1
-    assert sorted(map(str, order)) == sorted(["changed"] * 3 + ["peer"] * 3 + ["-1"])
-    assert order.index(-1) < order.index("peer") + 5
-    first = order.index("changed")
-    assert order[first : first + 3] == ["changed"] * 3
+    assert order == (["peer", *changed, "peer", "peer"] if who == "another" else [*changed, "peer", "peer", "peer"])
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_a_ready_task_that_is_moved_stands_last_at_its_new_priority(hand, inside, steps):
+    """Woken, or stepped aside: it changes lanes, and those who stood there before it stay before it."""
+    order = []
+
+    def main(name):
+        for _ in range(steps):
+            yield
+        order.append(name)
+        yield
+
+    def mover():
+        tasks[1].priority = -1
+        yield
+
+    urgent = [hand.create(main, f"urgent {number}", priority=-1) for number in range(2)]
+    tasks = [hand.create(main, f"normal {number}") for number in range(3)]
+    if steps:
+        hand.step(5)
+    if inside:
+        hand.create(mover, priority=-5)
+    else:
+        tasks[1].priority = -1
+    hand.run()
+
+    assert order == ["urgent 0", "urgent 1", "normal 1", "normal 0", "normal 2"]
+    assert [task.steps for task in [*urgent, *tasks]] == [steps + 2] * 5
+
+
+def test_steps_are_exact_at_any_time(hand):
+    """Who looks in the middle of a burst sees every step that has been taken, its own included."""
+    seen = []
+
+    def spins(turns):
+        for _ in range(turns):
+            yield
+
+    def looks():
+        for _ in range(4):
+            seen.append([task.steps for task in tasks] + [hand.kernel.stats(0).switches])
+            yield
+
+    tasks = [hand.create(spins, 2), hand.create(looks), hand.create(spins, 9)]
+    hand.run()
+
+    assert seen == [[1, 1, 0, 2], [2, 2, 1, 5], [3, 3, 2, 8], [3, 4, 3, 10]]
+    assert [task.steps for task in tasks] == [3, 5, 10]
 
 
 @pytest.mark.parametrize("priority", [-3, 0, 5])

@@ -148,9 +148,9 @@ class Task(Operation[T_co]):
         "_parent",
         "_pending",
         "_rare",
-        "_requeue",
         "_scope",
         "_source",
+        "_stepped",
         "_steps",
         "_wait",
         "created_at",
@@ -158,7 +158,6 @@ class Task(Operation[T_co]):
         "id",
         "kernel",
         "started_at",
-        "steps",
     )
 
     def __init__(
@@ -172,15 +171,14 @@ class Task(Operation[T_co]):
     ) -> None:
         self.id: Final = next(_ids)
         self.kernel = kernel
-        self.steps = 0
         self.created_at: Final = now
         self.started_at: float | None = None  # stays None if it is cancelled before its first step
         self.ended_at: float | None = None
         self._source = source  # what the user gave: it has the name, the code and the frame
         self._steps: Steppable | None = source
+        self._stepped = 0
         self._context = context
         self._lane = lane
-        self._requeue: Callable[[Task[Any]], None] = lane.aside.queue.append  # type: ignore[union-attr] # a woken lane has one
         self._base = self._scope = base
         self._parent: ref[Task[Any]] | None = None if kernel.current is None else ref(kernel.current)
         self._pending: Outcome[Any] | Mark | None = FIRST
@@ -226,8 +224,14 @@ class Task(Operation[T_co]):
         return TaskState.READY if self._wait is None else TaskState.WAITING
 
     @property
+    def steps(self) -> int:
+        """How often it was resumed, the present step included."""
+        self.kernel.count_steps()
+        return self._stepped
+
+    @property
     def priority(self) -> int:
-        """The lower runs first, as with `nice`. Setting it takes effect when the task becomes ready next."""
+        """The lower runs first, as with `nice`. Can be set at any time; what it starts afterwards inherits it."""
         return self._lane.rank >> 1
 
     @priority.setter

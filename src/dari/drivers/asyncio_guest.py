@@ -24,6 +24,7 @@ from weakref import ref
 
 from dari._kernel.contract import FINISHED, MORE, Direction, Idle, Operation
 from dari._kernel.outcome import Error, Value
+from dari.drivers.chunk import Chunk
 from dari.drivers.mailbox import Mailbox
 from dari.drivers.wakeup import remote_of
 from dari.exceptions import SchedulerClosed
@@ -40,10 +41,7 @@ __all__ = ["AsyncioGuest"]
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-# The clock is read once per chunk of steps. A chunk is made as long as a sixteenth of the slice allows at the speed of
-# the last one: hundreds of trivial steps (an advance costs as much as ten), a single one when steps are slow.
-_CHUNKS_PER_SLICE = 16
-_LONGEST_CHUNK = 1024
+_CHUNKS_PER_SLICE = 16  # how often the clock is read
 _LONGEST_WAIT = 86_400.0  # seconds; what is further away is asked for again: timers overflow somewhere
 
 
@@ -58,7 +56,7 @@ class AsyncioGuest:
         self._loop_ref = ref(loop)
         self._kernel = kernel
         self._max_slice = max_slice
-        self._chunk = 32
+        self._chunk = Chunk(max_slice / _CHUNKS_PER_SLICE)
         self._context = Context()  # slices run in no one's context; every task has its own
         self._armed = False  # a slice is on its way, or running
         self._again = False  # something became ready while a slice was running, outside of advance
@@ -142,26 +140,23 @@ class AsyncioGuest:
     # ---- slices ------------------------------------------------------------------------------------------------
 
     def _slice(self) -> None:
-        kernel, clock, mailbox = self._kernel, self.clock, self.mailbox
+        kernel, clock, mailbox, chunk = self._kernel, self.clock, self.mailbox, self._chunk
         self._armed = True
         before = clock()
         end = before + self._max_slice
         try:
             while True:
                 ready, self._ready = self._ready, []
-                need = kernel.advance(ready, mailbox.take() if mailbox else (), self._chunk)
+                need = kernel.advance(ready, mailbox.take() if mailbox else (), chunk.steps)
                 if self._starting:
                     starting, self._starting = self._starting, []
                     for start in starting:
                         start()
                 now = clock()
+                chunk.took(now - before, whole=need is MORE)
                 if now >= end or need is not MORE:
                     break
-                speed = self._max_slice / _CHUNKS_PER_SLICE / max(now - before, 1e-9)
-                self._chunk = max(1, min(int(self._chunk * min(speed, 2.0)), _LONGEST_CHUNK))
                 before = now
-            if now - before > self._max_slice / _CHUNKS_PER_SLICE:
-                self._chunk = max(1, self._chunk // 2)
         except BaseException:  # KeyboardInterrupt or SystemExit of a task: the loop ends with it, but may be run again
             self._rest(MORE)
             raise

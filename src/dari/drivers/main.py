@@ -36,6 +36,8 @@ def run_main(driver: Standalone, kernel: Kernel, main: Any, args: tuple[Any, ...
                 kernel.cancel("main has ended")
                 driver.drive(kernel)
             driver.mailbox.close()
+    if interrupts.due:
+        raise KeyboardInterrupt
     if task.cancelled():
         if interrupts.came:
             raise KeyboardInterrupt
@@ -60,11 +62,14 @@ class _OutOfTime:
 class _Interrupts:
     """Ctrl-C while `run` runs: the first cancels main between two steps, the second is Python's own KeyboardInterrupt.
 
+    In a task, or where the driver waits, that comes at once; in the middle of the kernel it waits for the next step.
+
     Only where it would have been Python's own from the start: on the main thread, with nobody else's handler set.
     """
 
     def __init__(self, driver: Standalone, task: Task[Any]) -> None:
         self.came = self.hard = False
+        self.due = False  # hard, but not raised yet
         self._driver = driver
         self._task = task
         self._set = False
@@ -79,12 +84,27 @@ class _Interrupts:
         return self
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self.came:
-            self.hard = True
+        if not self.came:
+            self.came = True
+            self._driver.post(lambda: self._task.cancel("Ctrl-C"))
+            return
+        self.hard = True
+        if _in_the_kernel(frame):
+            self.due = True
+            self._driver.post(self._break_off)
+        else:
             signal.default_int_handler(number, frame)
-        self.came = True
-        self._driver.post(lambda: self._task.cancel("Ctrl-C"))
+
+    def _break_off(self) -> None:
+        self.due = False
+        raise KeyboardInterrupt
 
     def __exit__(self, *_: object) -> None:
         if self._set:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _in_the_kernel(frame: FrameType | None) -> bool:
+    """Would an exception at `frame` break off what the kernel is doing, rather than a task?"""
+    module = "" if frame is None else frame.f_globals.get("__name__", "")
+    return module.startswith(("dari._kernel.", "dari.sync.", "dari.pipeline.")) or module == "dari.queues"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 
 from dari._kernel.contract import FINISHED, MORE, Direction, Idle
 from dari._kernel.waiting import dump
+from dari.drivers.chunk import Chunk
 from dari.drivers.mailbox import Mailbox
 from dari.drivers.wakeup import remote_of
 from dari.exceptions import DeadlockError
@@ -30,9 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Standalone"]
 
-# Between two looks at the clock, the mailbox and the descriptors: long enough that looking costs under 2 % of trivial
-# steps, short enough that steps of 10 µs delay a deadline by 2.5 ms at most.
-_STEPS = 256
+_CHUNK = 0.000_25  # seconds of steps between two looks at the clock, the mailbox and the descriptors
 
 _LONGEST_WAIT = 86_400.0  # seconds; what is further away is asked for again: selectors overflow at some weeks
 
@@ -85,6 +84,7 @@ class Standalone:
         self._waker: Final = _Waker()
         self.mailbox: Final = Mailbox(self._waker.wake)
         self.reports_deadlocks = False
+        self._chunk: Final = Chunk(_CHUNK)
         self._stopped = False
         self._selector: selectors.BaseSelector | None = None
 
@@ -118,10 +118,14 @@ class Standalone:
 
     def drive(self, kernel: Kernel, until: Callable[[], bool] | None = None, deadline: float | None = None) -> bool:
         """Advance `kernel` until all have ended or `until()` holds (True), or `deadline` or `stop` come (False)."""
+        chunk, before = self._chunk, self.clock()
         while True:
             calls = self.mailbox.take() if self.mailbox else ()
             ready = self._poll(kernel, 0) if kernel.watching else ()
-            need = kernel.advance(ready, calls, _STEPS)
+            need = kernel.advance(ready, calls, chunk.steps)
+            now = self.clock()
+            chunk.took(now - before, whole=need is MORE)
+            before = now
             if until is not None and until():
                 return True
             if need is FINISHED and not self.mailbox:
@@ -129,10 +133,11 @@ class Standalone:
             if self._stopped:
                 self._stopped = False
                 return False
-            if deadline is not None and self.clock() >= deadline:
+            if deadline is not None and now >= deadline:
                 return False
             if isinstance(need, Idle):
                 self._wait(kernel, need, deadline)
+                before = self.clock()
             else:
                 assert need is MORE or self.mailbox
 

@@ -74,4 +74,4 @@ class Line(Generic[T]):
         else:
             del self._left[priority]
         if not queue:
-            self._lanes.served(lane, 0)  # takes the empty lane out; a lane that is not empty keeps its turn
+            self._lanes.tidy(lane)
