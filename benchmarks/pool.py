@@ -14,14 +14,15 @@ queue has none.
 from __future__ import annotations
 
 import asyncio
-import platform
-import sys
 import threading
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
+
+from rounds import interleaved, rounds_asked, versions
 
 from dari.pool import Pool
 
@@ -114,23 +115,22 @@ def per_second(run: Callable[[], int]) -> float:
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    print(f"CPython {platform.python_version()}, {platform.machine()}; concurrent.futures and asyncio of the same")
+    rounds = rounds_asked(7)
+    print(versions(), "concurrent.futures and asyncio are CPython's", f"{rounds} interleaved rounds, medians", sep="; ")
     pairs: dict[str, tuple[Callable[[], int], Callable[[], int]]] = {
         "burst": (burst_pool, burst_executor),
         "ping-pong": (ping_pong_pool, ping_pong_executor),
         "asyncio": (asyncio_pool, asyncio_executor),
     }
-    measured: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in pairs}
-    for _ in range(rounds):
-        for name, runs in pairs.items():
-            for samples, run in zip(measured[name], runs, strict=True):
-                samples.append(per_second(run))
-    for name, (ours, theirs) in measured.items():
-        low, middle, high = min(ours), median(ours), max(ours)
+    rates = interleaved(
+        {(name, run): partial(per_second, run) for name, runs in pairs.items() for run in runs},
+        rounds,
+    )
+    for name, (our_run, their_run) in pairs.items():
+        ours, theirs = rates[name, our_run], rates[name, their_run]
         print(
-            f"{name:10} dari {middle:9,.0f}/s ({low:,.0f} to {high:,.0f})   stdlib {median(theirs):9,.0f}/s"
-            f"   ratio {middle / median(theirs):.2f}"
+            f"{name:10} dari {median(ours):9,.0f}/s ({min(ours):,.0f} to {max(ours):,.0f})"
+            f"   stdlib {median(theirs):9,.0f}/s   ratio {median(ours) / median(theirs):.2f}"
         )
     with Pool(max_queue=None) as pool:
         ours_bytes = bytes_per_job(pool.submit)

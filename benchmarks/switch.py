@@ -1,88 +1,121 @@
-"""Task switch: 100 tasks that only step aside, against asyncio's `sleep(0)`, uvloop's, and a bare deque of generators.
+"""Task switch: 100 tasks that only step aside, in dari, its peers, and a bare deque of generators.
 
-Side by side in one process, interleaved, medians of the rounds. Run: python benchmarks/switch.py [rounds]
+Side by side in one process, interleaved, medians of the rounds; peers that are not installed are left out.
+
+    python benchmarks/switch.py [rounds]
+
+A run has 100 000 switches, so that the first and the last step of a task, which are dearer, do not show. With five
+priorities the tasks spin for ever, for a fixed time: if they ended, the most urgent would do so first, and most of the
+run would see fewer priorities.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import importlib.metadata
-import importlib.util
-import platform
-import sys
 import time
 from collections import deque
-from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from rounds import medians, peer, rounds_asked, seconds_per_step, show, spinning, versions
 
 import dari
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
 TASKS = 100
 STEPS = 1000
 
+uvloop, trio, curio, gevent, simpy = map(peer, ("uvloop", "trio", "curio", "gevent", "simpy"))
 
-def spin(steps: int) -> dari.Steps[None]:
-    for _ in range(steps):
+
+def spin() -> dari.Steps[None]:
+    for _ in range(STEPS):
         yield
 
 
-async def aspin(steps: int) -> None:
-    for _ in range(steps):
-        await asyncio.sleep(0)
-
-
-def in_dari(priorities: int = 1) -> float:
+def in_dari() -> float:
     scheduler = dari.Scheduler()
-    for number in range(TASKS):
-        scheduler.create_task(spin, STEPS, priority=number % priorities)
+    for _ in range(TASKS):
+        scheduler.create_task(spin)
     started = time.perf_counter()
     scheduler.run()
     return time.perf_counter() - started
 
 
-async def agather() -> float:
-    tasks = [asyncio.create_task(aspin(STEPS)) for _ in range(TASKS)]
+def in_dari_with_priorities(priorities: int) -> float:
+    return seconds_per_step(spinning(TASKS, priorities), 0.05) * TASKS * STEPS
+
+
+async def as_guest() -> float:
+    async with dari.Scheduler() as scheduler:
+        for _ in range(TASKS):
+            scheduler.create_task(spin)
+        started = time.perf_counter()
+    return time.perf_counter() - started
+
+
+async def in_asyncio() -> float:
+    async def spin() -> None:
+        for _ in range(STEPS):
+            await asyncio.sleep(0)
+
+    tasks = [asyncio.create_task(spin()) for _ in range(TASKS)]
     started = time.perf_counter()
     await asyncio.gather(*tasks)
     return time.perf_counter() - started
 
 
-def in_asyncio() -> float:
-    return asyncio.run(agather())
+async def in_trio() -> float:
+    async def spin() -> None:
+        for _ in range(STEPS):
+            await trio.lowlevel.checkpoint()
 
-
-def in_uvloop() -> float:
-    import uvloop
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(agather())
-
-
-async def aguest() -> float:
-    async with dari.Scheduler() as scheduler:
+    async with trio.open_nursery() as nursery:
         for _ in range(TASKS):
-            scheduler.create_task(spin, STEPS)
+            nursery.start_soon(spin)
         started = time.perf_counter()
     return time.perf_counter() - started
 
 
-def in_guest() -> float:
-    return asyncio.run(aguest())
+async def in_curio() -> float:
+    async def spin() -> None:
+        for _ in range(STEPS):
+            await curio.sleep(0)
+
+    tasks = [await curio.spawn(spin) for _ in range(TASKS)]
+    started = time.perf_counter()
+    for task in tasks:
+        await task.join()
+    return time.perf_counter() - started
 
 
-def in_guest_of_uvloop() -> float:
-    import uvloop
+def in_gevent() -> float:
+    def spin() -> None:
+        for _ in range(STEPS):
+            gevent.sleep(0)
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(aguest())
+    greenlets = [gevent.spawn(spin) for _ in range(TASKS)]
+    started = time.perf_counter()
+    gevent.joinall(greenlets)
+    return time.perf_counter() - started
+
+
+def in_simpy() -> float:
+    def spin(env: Any) -> Any:
+        for _ in range(STEPS):
+            yield env.timeout(0)
+
+    env = simpy.Environment()
+    for _ in range(TASKS):
+        env.process(spin(env))
+    started = time.perf_counter()
+    env.run()
+    return time.perf_counter() - started
 
 
 def in_deque() -> float:
-    ready = deque(spin(STEPS) for _ in range(TASKS))
+    ready = deque(spin() for _ in range(TASKS))
     started = time.perf_counter()
     while ready:
         steps = ready.popleft()
@@ -94,34 +127,46 @@ def in_deque() -> float:
     return time.perf_counter() - started
 
 
+def on_uvloop(main: Callable[[], Coroutine[Any, Any, float]]) -> float:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main())
+
+
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    rounds = rounds_asked(7)
     candidates: dict[str, Callable[[], float]] = {
-        "asyncio sleep(0)": in_asyncio,
-        "bare deque of generators": in_deque,
         "dari": in_dari,
-        "dari, 5 priorities": lambda: in_dari(5),
-        "dari, guest of asyncio": in_guest,
+        "dari, 5 priorities": lambda: in_dari_with_priorities(5),
+        "dari, guest of asyncio": lambda: asyncio.run(as_guest()),
     }
-    peers = ""
-    if importlib.util.find_spec("uvloop"):
-        peers = f", uvloop {importlib.metadata.version('uvloop')}"
-        candidates["uvloop sleep(0)"] = in_uvloop
-        candidates["dari, guest of uvloop"] = in_guest_of_uvloop
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
-        for name, measure in candidates.items():
-            gc.collect()
-            times[name].append(measure())
-    print(f"CPython {platform.python_version()}{peers}, dari {dari.__version__}; {rounds} interleaved rounds, medians")
-    medians = {name: median(values) for name, values in times.items()}
-    for name, value in medians.items():
-        print(
-            f"{name:26} {value / TASKS / STEPS * 1e9:8.0f} ns a switch"
-            f"   {medians['asyncio sleep(0)'] / value:6.2f} x asyncio"
-            f"   {value / medians['bare deque of generators']:6.2f} x the bare deque's cost"
-            + (f"   {medians['uvloop sleep(0)'] / value:6.2f} x uvloop" if peers else "")
-        )
+    if uvloop:
+        candidates["dari, guest of uvloop"] = lambda: on_uvloop(as_guest)
+    candidates["the bare deque"] = in_deque
+    candidates["asyncio"] = lambda: asyncio.run(in_asyncio())
+    if uvloop:
+        candidates["uvloop"] = lambda: on_uvloop(in_asyncio)
+    if trio:
+        candidates["trio"] = lambda: trio.run(in_trio)
+    if curio:
+        candidates["curio"] = lambda: curio.run(in_curio)
+    if gevent:
+        candidates["gevent"] = in_gevent
+    if simpy:
+        candidates["simpy"] = in_simpy
+    print(versions("uvloop", "trio", "curio", "gevent", "simpy"), f"{rounds} interleaved rounds, medians", sep="; ")
+    show(
+        f"task switch, {TASKS} tasks",
+        medians(candidates, rounds),
+        "ns",
+        1e9 / TASKS / STEPS,
+        speed_of=("asyncio", "uvloop"),
+        cost_of=("the bare deque",),
+        goals=(
+            "dari at least 10 x asyncio, 5 x uvloop; at most 2.0 x the cost of the bare deque",
+            "with 5 priorities at least 8 x asyncio",
+            "as a guest of asyncio at least 9 x asyncio, of uvloop 4.5 x uvloop",
+        ),
+    )
 
 
 if __name__ == "__main__":

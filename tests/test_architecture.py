@@ -27,6 +27,7 @@ FLOORS: dict[str, set[str]] = {
     "lowlevel": {"drivers", "_kernel", "exceptions"},
     "pool": {"drivers", "_kernel", "sync", "exceptions"},
     "daemon": {"scheduler", "pool", "drivers", "_kernel", "sync", "exceptions"},
+    "tracing": {"_kernel", "exceptions"},
     "testing": {"_kernel", "drivers", "exceptions"},
     "pytest_plugin": {"testing"},
 }

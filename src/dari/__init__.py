@@ -16,7 +16,7 @@ from dari._kernel.combine import (
     gather,
     wait,
 )
-from dari._kernel.contract import Operation, Steps
+from dari._kernel.contract import Operation, Steps, Tracer
 from dari._kernel.group import TaskGroup
 from dari._kernel.operations import (
     checkpoint,
@@ -110,6 +110,8 @@ __all__ = [
     "TaskCancelledError",
     "TaskGroup",
     "TaskState",
+    "TaskTimes",
+    "Tracer",
     "WorkerLost",
     "arun",
     "as_completed",
@@ -143,6 +145,7 @@ if TYPE_CHECKING:
     from dari.pipeline import Pipeline
     from dari.pool import Job, JobState, Pool, PoolStats, current_job
     from dari.scheduler import Scheduler, SchedulerStats, arun, create_task, run
+    from dari.tracing import TaskTimes
 else:  # hidden from the checkers, who would believe that every name exists
     _LAZY = {
         "Context": "dari.daemon",
@@ -154,6 +157,7 @@ else:  # hidden from the checkers, who would believe that every name exists
         "PoolStats": "dari.pool",
         "Scheduler": "dari.scheduler",
         "SchedulerStats": "dari.scheduler",
+        "TaskTimes": "dari.tracing",
         "arun": "dari.scheduler",
         "create_task": "dari.scheduler",
         "current_job": "dari.pool",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
     from types import TracebackType
 
-    from dari._kernel.contract import Operation
+    from dari._kernel.contract import Operation, Tracer
     from dari._kernel.task import Task
     from dari.drivers.asyncio_guest import AsyncioGuest
 
@@ -43,7 +43,8 @@ class Scheduler:
 
     `max_tasks` bounds the tasks alive; `starvation_limit` (steps) is how long a lower priority is passed over at most,
     None: for ever; `max_slice` (seconds) how long a guest keeps the loop; `seed` shuffles ready tasks of equal priority
-    reproducibly. `debug` (also `python -X dev`) warns of operations that were made without being waited for.
+    reproducibly. `debug` (also `python -X dev`) warns of operations that were made without being waited for, and
+    remembers where tasks were created. `tracer` is told of every task and step (`dari.TaskTimes` keeps their times).
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Scheduler:
         seed: int | None = None,
         debug: bool = False,
         name: str | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         if not max_slice > 0:
             raise ValueError(f"max_slice is a number of seconds above 0, not {max_slice!r}")
@@ -71,6 +73,9 @@ class Scheduler:
         self._outer: Scheduler | None = None
         self._closed = False
         self._kernel = Kernel(self._own, starvation_limit=starvation_limit, max_tasks=max_tasks, seed=seed)
+        self._kernel.sites = self.debug
+        if tracer is not None:
+            self.tracer = tracer
 
     def __repr__(self) -> str:
         state = "ended" if self._closed else "guest" if self._guest is not None else "standalone"
@@ -117,6 +122,17 @@ class Scheduler:
     def dump(self) -> str:
         """Every task that has not ended, what it waits for, and the lines of its code where it stands."""
         return dump(self._kernel.tasks)
+
+    @property
+    def tracer(self) -> Tracer | None:
+        """Who is told of every task and step; it can be set and taken away (None) at any time."""
+        return self._kernel.tracer
+
+    @tracer.setter
+    def tracer(self, tracer: Tracer | None) -> None:
+        from dari._kernel.tracing import install
+
+        install(self._kernel, tracer)
 
     # ---- by itself ---------------------------------------------------------------------------------------------
 
@@ -304,14 +320,16 @@ def run(
     timeout: float | None = None,
     seed: int | None = None,
     debug: bool = False,
+    tracer: Tracer | None = None,
 ) -> T:
     """Run a task and all that it starts; give its result, or raise its error.
 
     What main leaves running is cancelled when it ends, and waited for. After `timeout` seconds main is cancelled and
-    TimeoutError raised. Ctrl-C cancels main, lets it clean up, and then raises KeyboardInterrupt; a second one is hard.
+    TimeoutError raised. `seed`, `debug` and `tracer` are those of `Scheduler`. Ctrl-C cancels main, lets it clean up,
+    and then raises KeyboardInterrupt; a second one is hard.
     """
     _refuse_nested("run()")
-    scheduler = Scheduler(seed=seed, debug=debug)
+    scheduler = Scheduler(seed=seed, debug=debug, tracer=tracer)
     result: T = run_main(scheduler._own, scheduler._kernel, main, args, timeout)
     return result
 

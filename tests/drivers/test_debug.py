@@ -79,3 +79,47 @@ def test_without_debug_nothing_is_warned_about(tmp_path):
     )
 
     assert (result.stdout, result.stderr) == ("False\n", "")
+
+
+CREATES = """
+import dari, logging
+logging.basicConfig(format="%(message)s")
+
+def fails():
+    yield
+    raise ValueError("own")
+
+def waits():
+    yield dari.Event().wait()
+
+def start():
+    dari.create_task(fails)
+    dari.create_task(waits)
+
+def main():
+    start()
+    yield dari.sleep(0)
+    print(scheduler.dump())
+
+scheduler = dari.Scheduler(debug=DEBUG)
+scheduler.create_task(main)
+scheduler.run(timeout=0.01)
+"""
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_debug_mode_tells_where_tasks_were_created(debug, tmp_path):
+    """In the dump and in the report of a failure: the user's lines, innermost first. Without it nothing is kept."""
+    program = tmp_path / "program.py"
+    program.write_text(CREATES.replace("DEBUG", str(debug)))
+
+    result = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=True, timeout=60)
+
+    def created_at(line, function):
+        return f"\n    created at {program}:{line} in {function}"
+
+    expected = [created_at(14, "start") + created_at(17, "main"), created_at(22, "<module>")]
+    assert [text in result.stdout for text in expected] == [debug] * 2
+    assert (created_at(13, "start") + created_at(17, "main") in result.stderr) == debug
+    assert "ValueError: own" in result.stderr
+    assert "Exception ignored" not in result.stderr

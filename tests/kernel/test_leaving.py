@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import weakref
 
 import pytest
 
 import dari
 from dari import TaskState
+
+
+def line_of(function, text):
+    """The number of the first line of `function` that has `text` in it."""
+    lines, first = inspect.getsourcelines(function)
+    return first + next(index for index, line in enumerate(lines) if text in line)
 
 
 def test_left_out_of_order(hand):
@@ -18,7 +25,7 @@ def test_left_out_of_order(hand):
         outer, inner = dari.move_on_after(1), dari.CancelScope()
         outer.__enter__()
         inner.__enter__()
-        with pytest.raises(RuntimeError, match="last in, first out"):
+        with pytest.raises(RuntimeError, match=r"entered at .*test_leaving.py:\d+ in main, .* last in, first out"):
             outer.__exit__(None, None, None)
         outer.cancel()
         yield dari.sleep(3)
@@ -60,7 +67,7 @@ def test_left_without_having_been_entered():
 
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_a_task_that_ends_inside_of_a_scope(hand, cancelled):
-    """Fails with an error that names the scope; its deadline is gone with it."""
+    """Fails with an error that names the scope and the line that entered it; its deadline is gone with it."""
 
     def main():
         dari.move_on_after(50).__enter__()
@@ -74,7 +81,8 @@ def test_a_task_that_ends_inside_of_a_scope(hand, cancelled):
     hand.run()
 
     assert task.state is TaskState.FAILED
-    assert "ended without leaving <CancelScope" in str(task.exception())
+    line = main.__code__.co_firstlineno + 2
+    assert f"ended without leaving <CancelScope open>, entered at {__file__}:{line} in main:" in str(task.exception())
     assert (hand.now, hand.kernel.deadlines.next()) == (0.0, None)
 
 
@@ -127,7 +135,9 @@ def test_a_scope_in_a_data_generator_that_strikes_its_consumer(hand):
     hand.run()
 
     assert task.state is TaskState.FAILED
-    assert "outside of its block: a scope is opened in a task" in str(task.exception())
+    assert f"outside of its block, entered at {__file__}:{line_of(data, 'with')} in data: a scope" in str(
+        task.exception()
+    )
     assert isinstance(task.exception().__cause__, dari.Cancelled)
 
 

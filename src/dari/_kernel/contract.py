@@ -21,7 +21,19 @@ if TYPE_CHECKING:
     from dari._kernel.deadlines import Alarm
     from dari._kernel.outcome import Outcome, Steppable
 
-__all__ = ["FINISHED", "MORE", "Driver", "Idle", "Need", "Operation", "Steps", "Verdict", "Wait", "Waiter"]
+__all__ = [
+    "FINISHED",
+    "MORE",
+    "Driver",
+    "Idle",
+    "Need",
+    "Operation",
+    "Steps",
+    "Tracer",
+    "Verdict",
+    "Wait",
+    "Waiter",
+]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -92,6 +104,32 @@ class Driver(Protocol):
     def report(self, what: str, error: BaseException | None) -> None:
         """Something went wrong that nobody else will hear of."""
         ...
+
+
+class Tracer:
+    """Is told what happens to tasks: override what you want to hear of. Installed by `Scheduler(tracer=…)`.
+
+    Called on the scheduler's thread, in the middle of its work: be quick, and use nothing of dari but the task that is
+    told. What it raises is logged, and it is told nothing any more.
+    """
+
+    def task_created(self, task: Any) -> None:
+        """It is ready to take its first step."""
+
+    def task_woken(self, task: Any) -> None:
+        """What it waited for has come: it is ready."""
+
+    def step_started(self, task: Any) -> None:
+        """It is resumed."""
+
+    def step_ended(self, task: Any) -> None:
+        """It yielded, or ended. If neither `task_blocked` nor `task_ended` follows, it stepped aside: it is ready."""
+
+    def task_blocked(self, task: Any, what: object) -> None:
+        """It waits, for `what`: an object whose repr says so."""
+
+    def task_ended(self, task: Any) -> None:
+        """It has ended; `task.state` says how."""
 
 
 class Wait(Protocol):

@@ -58,7 +58,10 @@ def _dropped(self: Operation[Any]) -> None:
     if id(self) in _used:
         _used.discard(id(self))
         return
-    frame = sys._getframe(1)
+    try:
+        frame = sys._getframe(1)
+    except ValueError:
+        return  # nobody dropped it: the interpreter is shutting down
     module = frame.f_globals.get("__name__", "")
     if not self.may_be_dropped and not module.startswith("dari."):
         warnings.warn_explicit(

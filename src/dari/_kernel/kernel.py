@@ -25,6 +25,7 @@ from dari._kernel.leftovers import checked
 from dari._kernel.outcome import Error, Outcome, Value, strip_frames
 from dari._kernel.penance import PATIENCE, Penance
 from dari._kernel.scope import cancelled_by
+from dari._kernel.sites import callers
 from dari._kernel.stats import SchedulerStats
 from dari._kernel.task import CANCEL, FIRST, HELD, Mark, Task, TaskWait
 from dari._kernel.world import chain_priority, world
@@ -34,6 +35,7 @@ from dari.exceptions import Cancelled, SchedulerFull
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from dari._kernel.contract import Tracer
     from dari._kernel.deadlines import Alarm
     from dari._kernel.outcome import Steppable
     from dari._kernel.scope import CancelScope
@@ -63,8 +65,10 @@ class Kernel:
         "lifetimes",
         "max_tasks",
         "outside",
+        "sites",
         "switches",
         "tasks",
+        "tracer",
         "unobserved",
         "unobserved_count",
         "watching",
@@ -85,6 +89,8 @@ class Kernel:
         self.current: Task[Any] | None = None
         self.deadlines = Deadlines()
         self.watching: dict[tuple[int, Direction], TaskWait] = {}
+        self.tracer: Tracer | None = None  # set by `tracing.install`
+        self.sites = False  # remember where tasks are created: debug mode
         self.outside = 0  # waits that only another thread can end: jobs, futures
         self.created = self.completed = self.failed = self.cancelled = self.switches = 0
         self.lifetimes = 0.0  # seconds, summed over the tasks that have ended
@@ -296,6 +302,8 @@ class Kernel:
         task: Task[Any] = Task(self, source, context, lane, base, self.clock())
         if name is not None:
             task._rarely().name = name
+        if self.sites:
+            task._rarely().created_by = callers()
         if on_end is not None:
             task._on_end = [on_end]
         self.tasks[task] = None
@@ -351,7 +359,8 @@ class Kernel:
             self.unobserved_count += 1
             if len(self.unobserved) < _KEPT_FAILURES:
                 self.unobserved[task] = None
-            self.driver.report(f"{task!r} failed, and nobody waits for it", error)
+            created = "".join(f"\n    created at {site}" for site in task._created_by())
+            self.driver.report(f"{task!r} failed, and nobody waits for it{created}", error)
 
     # ---- what operations, scopes and the outside may ask --------------------------------------------------------
 

@@ -21,7 +21,9 @@ def checked(task: Task[Any], outcome: Outcome[Any]) -> Outcome[Any]:
     """`outcome`, or the error that says what was left behind. Takes down the scopes that are still open."""
     root = task._base if task._rare is None or task._rare.root is None else task._rare.root
     if task._scope is not root:
-        innermost, scope = task._scope, task._scope
+        scope = task._scope
+        assert scope is not None
+        innermost = f"{scope!r}, entered at {scope._entered_at}"
         while scope is not None and scope is not root:
             task.kernel.clear_deadline(scope)
             scope._unlink()
@@ -30,13 +32,13 @@ def checked(task: Task[Any], outcome: Outcome[Any]) -> Outcome[Any]:
                 scope.cancel("the task that opened its group has ended")
             scope = scope._parent
         task._scope = root
-        return _failed(f"{task!r} ended without leaving {innermost!r}: enter scopes by `with` only", outcome)
+        return _failed(f"{task!r} ended without leaving {innermost}: enter scopes by `with` only", outcome)
     if isinstance(outcome, Error) and isinstance(outcome.error, Cancelled):
         lost: Any = outcome.error._scope
         if lost is not None and lost._owner is task and lost is not root:
             return _failed(
-                f"{task!r} was stopped by {lost!r} outside of its block: a scope is opened in a task, not in a"
-                " generator that yields to its consumer",
+                f"{task!r} was stopped by {lost!r} outside of its block, entered at {lost._entered_at}: a scope is"
+                " opened in a task, not in a generator that yields to its consumer",
                 outcome,
             )
     return outcome

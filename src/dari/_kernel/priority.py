@@ -10,7 +10,7 @@ from dari._kernel.world import chain_priority
 if TYPE_CHECKING:
     from contextvars import Token
 
-__all__ = ["Priority", "priority"]
+__all__ = ["Priority", "named", "priority"]
 
 
 class Priority(IntEnum):
@@ -20,6 +20,14 @@ class Priority(IntEnum):
     HIGH = -1
     NORMAL = 0
     LOW = 1
+
+
+def named(priority: int) -> str:
+    """For people: `HIGH -1`, or just the number."""
+    try:
+        return f"{Priority(priority).name} {priority}"
+    except ValueError:
+        return str(priority)
 
 
 @final

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
+from dari._kernel.sites import calling
 from dari._kernel.world import world
 from dari.exceptions import Cancelled
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dari._kernel.contract import Doors
+    from dari._kernel.sites import Site
 
 __all__ = [
     "CancelScope",
@@ -96,6 +98,7 @@ class CancelScope:
         "_closed",
         "_deadline",
         "_delay",
+        "_entered_at",
         "_expired",
         "_grace",
         "_grace_alarm",
@@ -122,6 +125,7 @@ class CancelScope:
         self._hides = shield or grace is not None  # what is outside of it is not seen from inside
         self._grace_alarm: _GraceOver | None = None
         self._closed = False
+        self._entered_at: Site | None = None
         self._expired = False
         self._owner: Member | None = None
         self._parent: CancelScope | None = None
@@ -224,6 +228,7 @@ class CancelScope:
             raise RuntimeError(f"{self!r} was entered already: a scope is for one block, make a new one")
         task = current_member(f"`with {type(self).__name__}`")
         kernel: Doors = task.kernel
+        self._entered_at = calling()
         self._link(task, task._scope)
         task._scope = self
         if self._delay is not None:
@@ -279,8 +284,8 @@ class CancelScope:
 
     def _refuse(self, how: str) -> NoReturn:
         raise RuntimeError(
-            f"{self!r} was left {how}: scopes are left last in, first out, by the task that entered them. Was it"
-            " opened in a generator that yields to its consumer, not to dari?"
+            f"{self!r}, entered at {self._entered_at}, was left {how}: scopes are left last in, first out, by the task"
+            " that entered them. Was it opened in a generator that yields to its consumer, not to dari?"
         )
 
 

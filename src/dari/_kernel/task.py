@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from dari._kernel.lanes import Lane
+    from dari._kernel.sites import Site
 
 __all__ = ["CANCEL", "HELD", "Mark", "Task", "TaskState", "TaskWait"]
 
@@ -116,13 +117,14 @@ class TaskWait:
 
 
 class _Rare:
-    __slots__ = ("callbacks", "debts", "face", "name", "patient", "root", "swallowed")
+    __slots__ = ("callbacks", "created_by", "debts", "face", "name", "patient", "root", "swallowed")
 
     def __init__(self) -> None:
         self.name: str | None = None
         self.root: CancelScope | None = None  # what `Task.cancel` cancels
         self.debts: list[Any] | None = None  # groups that were left with children running
         self.callbacks: list[Callable[[Any], object]] | None = None
+        self.created_by: tuple[Site, ...] = ()  # in debug mode, innermost first
         self.patient = False  # it has waited for its next `Cancelled`
         self.face: Any = None  # what another loop's coroutines await: the driver's
         self.swallowed = 0  # how often `Cancelled` was thrown in since no scope around it was cancelled
@@ -336,6 +338,9 @@ class Task(Operation[T_co]):
         if self._rare is None:
             self._rare = _Rare()
         return self._rare
+
+    def _created_by(self) -> tuple[Site, ...]:
+        return () if self._rare is None else self._rare.created_by
 
     def _root_scope(self) -> CancelScope:
         """The scope around everything the task does: put in below `_base` and above its other scopes, when needed."""

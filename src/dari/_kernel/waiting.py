@@ -40,12 +40,13 @@ def cycle(task: Any, target: Any) -> list[Any] | None:
 
 
 def dump(tasks: Iterable[Any]) -> str:
-    """Every task, what it waits for, and the lines of its code where it stands."""
+    """Every task, what it waits for, the lines of its code where it stands, and in debug mode those that created it."""
     lines: list[str] = []
     for task in tasks:
         lines.append(repr(task))
         for frame in _frames(task):
             lines.append(f"    {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}")
+        lines.extend(f"    created at {site}" for site in task._created_by())
     return "\n".join(lines)
 
 

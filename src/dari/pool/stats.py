@@ -11,30 +11,15 @@ from collections import deque
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, final
 
-from dari._kernel.priority import Priority
+from dari._kernel.priority import named
+from dari._kernel.stats import Percentiles, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
-__all__ = ["Percentiles", "PoolStats", "PriorityStats", "Tally"]
+__all__ = ["PoolStats", "PriorityStats", "Tally"]
 
 _SAMPLES = 1024
-
-
-class Percentiles(NamedTuple):
-    """Seconds that half, 95 and 99 of a hundred stayed below; over the last 1024 jobs. 0.0 when there were none."""
-
-    p50: float
-    p95: float
-    p99: float
-
-    @classmethod
-    def of(cls, samples: Iterable[float]) -> Percentiles:
-        ordered = sorted(samples)
-        if not ordered:
-            return cls(0.0, 0.0, 0.0)
-        last = len(ordered) - 1
-        return cls(*(ordered[min(last, len(ordered) * percent // 100)] for percent in (50, 95, 99)))
 
 
 class PriorityStats(NamedTuple):
@@ -84,21 +69,8 @@ class PoolStats(NamedTuple):
         ]
         for priority, each in self.priorities.items():
             counts = (each.queued, each.running, each.completed, each.failed, each.cancelled)
-            rows.append((_named(priority), *map(str, counts), _times(each.wait), _times(each.run)))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-        return "\n".join([f"{self.workers} workers, {self.idle} idle", *lines])
-
-
-def _named(priority: int) -> str:
-    try:
-        return f"{Priority(priority).name} {priority}"
-    except ValueError:
-        return str(priority)
-
-
-def _times(times: Percentiles) -> str:
-    return "/".join(f"{seconds * 1000:.3g}" for seconds in times) + " ms"
+            rows.append((named(priority), *map(str, counts), str(each.wait), str(each.run)))
+        return f"{self.workers} workers, {self.idle} idle\n{table(rows)}"
 
 
 @final
