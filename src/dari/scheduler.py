@@ -19,7 +19,7 @@ from dari._kernel.scope import cancelled_by
 from dari._kernel.stats import SchedulerStats
 from dari._kernel.waiting import dump
 from dari._kernel.world import world
-from dari.drivers.main import run_main
+from dari.drivers.main import Interrupts, run_main
 from dari.drivers.standalone import Standalone
 from dari.drivers.wakeup import running_asyncio_loop
 from dari.exceptions import SchedulerClosed
@@ -144,10 +144,17 @@ class Scheduler:
         return self._kernel.switches != before
 
     def run(self, timeout: float | None = None) -> bool:
-        """Run until every task has ended (True), or until `timeout` seconds or `stop` (False). Failures are logged."""
+        """Run until every task has ended (True), or until `timeout` seconds or `stop` (False). Failures are logged.
+
+        Ctrl-C ends it between two steps, with KeyboardInterrupt; it can be called again. The second one is hard.
+        """
         driver = self._standing_alone("run()")
         deadline = None if timeout is None else driver.clock() + timeout
-        return driver.drive(self._kernel, deadline=deadline)
+        with Interrupts(driver, driver.stop) as interrupts:
+            ended = driver.drive(self._kernel, deadline=deadline)
+        if interrupts.came:
+            raise KeyboardInterrupt
+        return ended
 
     def stop(self) -> None:
         """From any task, thread or signal handler: end `run` (it can be called again); as a guest, cancel all tasks."""
@@ -189,7 +196,7 @@ class Scheduler:
     async def _outlast(self, guest: AsyncioGuest) -> None:
         """Wait for the end of all tasks; cancelled meanwhile, cancel them, and be cancelled when they have ended."""
         cancelled: BaseException | None = None
-        while self._kernel.tasks:
+        while self._kernel.tasks or guest.mailbox:
             try:
                 await guest.wait_finished()
             except BaseException as error:  # noqa: BLE001 - CancelledError of the host; raised again below

@@ -353,3 +353,24 @@ def test_the_second_ctrl_c_breaks_off_a_task():
         yield
 
     assert dari.run(presses_twice) == "saw it"
+
+
+def test_ctrl_c_ends_scheduler_run_and_loses_no_task():
+    """KeyboardInterrupt comes between two steps, wherever the signal struck; `run` can be called again."""
+    done = []
+
+    class InItsHands(dari.Operation):
+        def begin(self, task):
+            signal.raise_signal(signal.SIGINT)
+            task.resume()
+
+    def main():
+        yield InItsHands()
+        done.append("main")
+
+    scheduler = dari.Scheduler()
+    scheduler.create_task(main)
+    with pytest.raises(KeyboardInterrupt):
+        scheduler.run()
+
+    assert (scheduler.run(timeout=5), done) == (True, ["main"])

@@ -95,6 +95,9 @@ class _Gather(Operation[list[Any]]):
         if task in self._things:
             task.fail(RuntimeError(f"{task!r} gathers itself: that would never end"))
             return
+        if all(isinstance(thing, Task) and thing.done() for thing in self._things):
+            self._give(task)
+            return
         left = len(self._things)
         first_error: Error | None = None
         tasks: list[Task[Any]] = []
@@ -149,6 +152,18 @@ class _Gather(Operation[list[Any]]):
             raise
         for member in early:
             ended(member)
+
+    def _give(self, task: Any) -> None:
+        """All have ended already: no wait, so the task steps aside."""
+        outcomes: list[Value[Any] | Error] = []
+        for member in self._things:
+            member.kernel.observed(member)
+            outcomes.append(member._seen_from_outside())
+        failed = next((outcome for outcome in outcomes if isinstance(outcome, Error)), None)
+        if failed is not None and not self._return_exceptions:
+            task.fail_with(failed)
+        else:
+            task.resume([o.value if isinstance(o, Value) else o.error for o in outcomes])
 
 
 def gather(*things: Any, return_exceptions: bool = False) -> Operation[list[Any]]:

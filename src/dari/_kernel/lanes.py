@@ -7,11 +7,10 @@ until a lane that was empty gets its first item, then it is made anew, so what i
 (b.6).
 
 **The bound.** The head of a lane is passed over by at most `starvation_limit + lanes - 1` items of other lanes, then it
-runs. A lane is *due* when `starvation_limit` items went by since it was served last (or got its first item). Lanes
-stand in `_order` by that moment, oldest first, so the only ones to look at are the first; a due lane is served one
-item, and then stands last. While one is due, others that are due too may go before it, each once: hence `lanes - 1`.
-Lanes that would be due soon (within a quarter of the limit) go along: after that they are due together, and one choice
-serves them all.
+runs. A lane is *due* when `starvation_limit` items went by, by choice, since it was served last (or got its first
+item); it is then served one item, and stands last again. Lanes stand in `_order` by that moment, oldest first, so the
+only ones to look at are the first. While one is due, others that are due too may go before it, each once: hence
+`lanes - 1`; what they are given does not count, or with many lanes all of them would be due all the time.
 
 **Bursts.** Choosing costs ten times as much as stepping a task. So `take` takes out, in one go, all that may be taken
 before any other lane could be due, and gives it as an iterator; whoever makes another lane non-empty *cuts* it, so
@@ -60,7 +59,6 @@ class Lanes(Generic[T]):
     """`put_aside(item)` is what becomes of an item that steps aside when items of several lanes are served together."""
 
     __slots__ = (
-        "_called",
         "_cut_at",
         "_due",
         "_emptied",
@@ -96,7 +94,6 @@ class Lanes(Generic[T]):
         self._ranks: list[int] = []  # heap
         self._order: OrderedDict[Lane[T], None] = OrderedDict()
         self._taken = 0
-        self._called = -1  # lanes that wait since then, or longer, are due
         # The present burst:
         self.burst: Iterator[T] = iter(())
         self._items: list[T] = []  # all of it, and what was added to it meanwhile
@@ -175,11 +172,12 @@ class Lanes(Generic[T]):
             return item
         if not order:
             return None
-        oldest = next(iter(order))
-        lane = oldest if self._is_due(oldest) else self._best()
+        lane = next(iter(order))
+        if self._limit is None or lane._since + self._limit > self._taken:  # it is not due
+            lane = self._best()
+            self._taken += 1
         item = lane.queue.popleft()
-        self._taken += 1
-        self._served(lane, self._taken)
+        self._served(lane)
         return item
 
     # ---- in bursts ---------------------------------------------------------------------------------------------
@@ -201,10 +199,11 @@ class Lanes(Generic[T]):
         else:
             oldest_first = iter(order)
             oldest = next(oldest_first)
-            if self._is_due(oldest):  # be it the best: with few steps and many lanes the others are due for ever
-                return self._take_due(most)
+            due = self._taken - limit
+            if oldest._since <= due:
+                return self._take_due(most, due)
             lane = self._best()
-            allowed = (next(oldest_first) if oldest is lane else oldest)._since + limit - self._taken
+            allowed = (next(oldest_first) if oldest is lane else oldest)._since - due
             if allowed < length:
                 length = allowed
         self._serving = lane
@@ -229,21 +228,12 @@ class Lanes(Generic[T]):
         self.burst = islice(walk, length)
         return lane.queue.append if aside is None else aside.queue.append
 
-    def _is_due(self, oldest: Lane[T]) -> bool:
-        if oldest._since <= self._called:
-            return True
-        if self._limit is None or oldest._since + self._limit > self._taken:
-            return False
-        self._called = min(oldest._since + self._limit // 4, self._taken)
-        return True
-
-    def _take_due(self, most: int) -> Callable[[T], object] | None:
-        """The heads of all lanes that are due, each once. (One after the other they would cost twice as much.)"""
-        called = self._called
+    def _take_due(self, most: int, since: int) -> Callable[[T], object] | None:
+        """The heads of all lanes that wait since then, each once. (One after the other they cost twice as much.)"""
         due: list[Lane[T]] = []
         items: list[T] = []
         for lane in self._order:  # oldest first
-            if lane._since > called:
+            if lane._since > since:
                 break
             due.append(lane)
             items.append(lane.queue.popleft())
@@ -272,22 +262,20 @@ class Lanes(Generic[T]):
 
     def finish(self) -> int:
         """The burst is over: put back what was not reached. Gives how many items were taken."""
-        items, taken, start = self._items, self.taken(), self._taken
+        items, taken = self._items, self.taken()
         was_cut, self._cut_at = self._cut_at >= 0, 0
-        self._taken = start + taken
         due, lane = self._due, self._serving
         if due is not None:
             self._due = None
             for lane, item in zip(due[taken:], items[taken:], strict=True):
                 lane.queue.appendleft(item)
-            move_to_end = self._order.move_to_end
+            now, move_to_end = self._taken, self._order.move_to_end
             for lane in due if taken == len(due) else due[:taken]:
-                start += 1
-                if lane.queue:  # `_served`, inlined: 5 ns a step of 190 with five priorities (benchmarks/switch.py)
-                    lane._since = start
+                if lane.queue:  # `_served`, inlined: 5 ns a step of 180 with five priorities (benchmarks/switch.py)
+                    lane._since = now
                     move_to_end(lane)
                 else:
-                    self._served(lane, start)
+                    self._served(lane)
         elif lane is not None:
             if self._emptied is not None:
                 self._emptied.extend(items[taken:])
@@ -296,10 +284,11 @@ class Lanes(Generic[T]):
                 lane.queue.extendleft(reversed(items[taken:]))
             aside = lane.aside
             if aside is not None and aside.queue and not aside._listed:
-                self._list(aside, start)
+                self._list(aside)  # before the count goes on: it may have got its first item at the first step
             if taken:
+                self._taken += taken
                 self._stretch = max(2 * taken, _SHORTEST_BURST) if was_cut else _LONGEST_BURST
-                self._served(lane, self._taken)
+                self._served(lane)
         self._serving = None
         return taken
 
@@ -315,19 +304,19 @@ class Lanes(Generic[T]):
             lane._heaped = False
         return lane
 
-    def _served(self, lane: Lane[T], now: int) -> None:
+    def _served(self, lane: Lane[T]) -> None:
         if lane.queue:
-            lane._since = now
+            lane._since = self._taken
             self._order.move_to_end(lane)
         else:
             lane._listed = False
             del self._order[lane]
 
-    def _list(self, lane: Lane[T], since: int | None = None) -> None:
+    def _list(self, lane: Lane[T]) -> None:
         """An empty lane got its first item."""
         self.cut()
         lane._listed = True
-        lane._since = self._taken if since is None else since
+        lane._since = self._taken
         self._order[lane] = None
         if not lane._heaped:
             lane._heaped = True

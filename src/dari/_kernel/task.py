@@ -117,7 +117,7 @@ class TaskWait:
 
 
 class _Rare:
-    __slots__ = ("callbacks", "created_by", "debts", "face", "name", "patient", "root", "swallowed")
+    __slots__ = ("callbacks", "created_by", "debts", "name", "patient", "root", "swallowed")
 
     def __init__(self) -> None:
         self.name: str | None = None
@@ -126,7 +126,6 @@ class _Rare:
         self.callbacks: list[Callable[[Any], object]] | None = None
         self.created_by: tuple[Site, ...] = ()  # in debug mode, innermost first
         self.patient = False  # it has waited for its next `Cancelled`
-        self.face: Any = None  # what another loop's coroutines await: the driver's
         self.swallowed = 0  # how often `Cancelled` was thrown in since no scope around it was cancelled
 
 

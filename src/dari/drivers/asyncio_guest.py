@@ -30,7 +30,7 @@ from dari.drivers.wakeup import remote_of
 from dari.exceptions import SchedulerClosed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 
     from dari._kernel.kernel import Kernel
     from dari._kernel.outcome import Outcome
@@ -104,10 +104,14 @@ class AsyncioGuest:
             raise RuntimeError(f"{task!r} belongs to a scheduler in another event loop: await it there")
         if task.done():
             return task.result()
-        rare = task._rarely()
-        if rare.face is None:
-            rare.face = _Face(task, loop)
-        return (yield from rare.face)  # type: ignore[no-any-return]
+        face = _Face(task, loop)  # for this one who waits: whether it was cancelled is its own affair
+        value: T = yield from face
+        if face.asked and (waiter := asyncio.current_task()) is not None:
+            # The task gave a result all the same. Its waiter gets that, and its cancel at the next `await`. It was
+            # counted when it was asked for.
+            waiter.cancel()
+            waiter.uncancel()
+        return value
 
     def report(self, what: str, error: BaseException | None) -> None:
         from dari.drivers.reporting import report
@@ -125,8 +129,9 @@ class AsyncioGuest:
             await self._finished
 
     def close(self) -> None:
-        """Let nothing more in, and leave nothing behind in the loop."""
-        self.mailbox.close()
+        """Let nothing more in, and leave nothing behind in the loop: what was posted last is called now."""
+        for call in self.mailbox.close():
+            self._kernel.call(call)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -166,12 +171,13 @@ class AsyncioGuest:
         """Give the loop back, and see to it that it comes back to us when there is something to do."""
         loop = self.loop
         again, self._again = self._again, False
+        if self._watched or self._kernel.watching:
+            self._watch(self._kernel.watching)
         if need is MORE or again or self.mailbox or self._ready:
             loop.call_soon(self._first_turn, context=self._context)
             return
         self._armed = False
         if isinstance(need, Idle):
-            self._watch(need)
             if need.deadline is not None:
                 self._arm_timer(loop, need.deadline)
         elif need is FINISHED and self._finished is not None and not self._finished.done():
@@ -214,8 +220,9 @@ class AsyncioGuest:
 
     # ---- descriptors -------------------------------------------------------------------------------------------
 
-    def _watch(self, need: Idle) -> None:
-        loop, watched, wanted = self.loop, self._watched, need.watching
+    def _watch(self, wanted: Mapping[tuple[int, Direction], object]) -> None:
+        """Let the loop look at what tasks wait for: between two slices too, or what spins would keep it out."""
+        loop, watched = self.loop, self._watched
         # What is watched is a wait, not a number: a number that was closed and given out again is something else.
         for key in [key for key, wait in watched.items() if wanted.get(key) is not wait]:
             del watched[key]
@@ -243,7 +250,7 @@ class _Face(asyncio.Future[Any]):
     def __init__(self, task: Task[Any], loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
         self._task = task
-        self._asked = False
+        self.asked = False
         if task._on_end is None:
             task._on_end = []
         task._on_end.append(self._ended)
@@ -251,14 +258,14 @@ class _Face(asyncio.Future[Any]):
     def cancel(self, msg: Any = None) -> bool:
         if self.done():
             return False
-        self._asked = True
+        self.asked = True
         return self._task.cancel(msg if msg is not None else "cancelled by who waited for it")
 
     def _ended(self, task: Task[Any]) -> None:
         outcome = task._seen_from_outside()
         if isinstance(outcome, Value):
             self.set_result(outcome.value)
-        elif self._asked and task.cancelled():
+        elif self.asked and task.cancelled():
             super().cancel()
         else:
             error = outcome.error
@@ -316,8 +323,13 @@ class _HostAwaitable(Operation[T_co]):
     def begin(self, task: Any) -> None:
         host_task: asyncio.Task[T_co] | None = None
         awaitable = self._awaitable
+        starting = asked = False
 
         def undo(_: object) -> bool:
+            nonlocal asked
+            if starting:  # an eager task factory: its first step runs, before the task is known here
+                asked = True
+                return False
             if host_task is None:
                 if isinstance(awaitable, CoroutineType):
                     awaitable.close()
@@ -326,7 +338,7 @@ class _HostAwaitable(Operation[T_co]):
             return False
 
         def start() -> None:
-            nonlocal host_task
+            nonlocal host_task, starting
             if wait.open:
                 coroutine = (
                     cast("Coroutine[Any, Any, T_co]", awaitable)
@@ -334,7 +346,16 @@ class _HostAwaitable(Operation[T_co]):
                     else _await(awaitable)
                 )
                 # A copy: what the coroutine sets stays with it.
-                host_task = self._guest.loop.create_task(coroutine, context=task._context.copy())
+                starting = True
+                try:
+                    host_task = self._guest.loop.create_task(coroutine, context=task._context.copy())
+                except Exception as error:  # noqa: BLE001 - of a task factory: the task that waits gets it
+                    wait.wake(Error(error))
+                    return
+                finally:
+                    starting = False
+                if asked:
+                    host_task.cancel()
                 host_task.add_done_callback(lambda done: _settle(wait, done), context=self._guest._context)
 
         wait: TaskWait = task.block(self, undo)

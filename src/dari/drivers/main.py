@@ -10,13 +10,14 @@ import threading
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
     from dari._kernel.kernel import Kernel
     from dari._kernel.task import Task
     from dari.drivers.standalone import Standalone
 
-__all__ = ["run_main"]
+__all__ = ["Interrupts", "run_main"]
 
 
 def run_main(driver: Standalone, kernel: Kernel, main: Any, args: tuple[Any, ...], timeout: float | None) -> Any:
@@ -25,7 +26,7 @@ def run_main(driver: Standalone, kernel: Kernel, main: Any, args: tuple[Any, ...
     out_of_time = _OutOfTime(task)
     if timeout is not None:
         kernel.set_deadline(out_of_time, driver.clock() + timeout)
-    with _Interrupts(driver, task) as interrupts:
+    with Interrupts(driver, lambda: task.cancel("Ctrl-C")) as interrupts:
         try:
             driver.reports_deadlocks = True
             driver.drive(kernel, until=task.done)
@@ -59,19 +60,19 @@ class _OutOfTime:
         self._task.cancel("timeout")
 
 
-class _Interrupts:
-    """Ctrl-C while `run` runs: the first cancels main between two steps, the second is Python's own KeyboardInterrupt.
+class Interrupts:
+    """Ctrl-C while a driver drives: the first calls `ask` between two steps, the second is Python's KeyboardInterrupt.
 
     In a task, or where the driver waits, that comes at once; in the middle of the kernel it waits for the next step.
 
     Only where it would have been Python's own from the start: on the main thread, with nobody else's handler set.
     """
 
-    def __init__(self, driver: Standalone, task: Task[Any]) -> None:
+    def __init__(self, driver: Standalone, ask: Callable[[], object]) -> None:
         self.came = self.hard = False
         self.due = False  # hard, but not raised yet
         self._driver = driver
-        self._task = task
+        self._ask = ask
         self._set = False
 
     def __enter__(self) -> Self:
@@ -86,7 +87,7 @@ class _Interrupts:
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if not self.came:
             self.came = True
-            self._driver.post(lambda: self._task.cancel("Ctrl-C"))
+            self._driver.post(self._ask)
             return
         self.hard = True
         if _in_the_kernel(frame):

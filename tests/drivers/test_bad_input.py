@@ -1,0 +1,293 @@
+"""Mistakes with worlds, on every driver: one too many, the wrong one, one that has ended. The others go on.
+
+What a kernel by itself can tell is in tests/kernel/test_bad_input.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+import dari
+from dari import testing
+
+
+def neighbour():
+    for _ in range(3):
+        yield dari.sleep(0.001)
+    return "undisturbed"
+
+
+def one_too_many(start):
+    """Within a task: what `start` says, and how the neighbour fares."""
+    beside = dari.create_task(neighbour)
+    made = neighbour()
+    with pytest.raises(RuntimeError) as caught:
+        start(made)
+    made.close()
+    return str(caught.value), (yield beside)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (dari.run, "run() inside a task that dari steps: use `yield from`, or create_task and wait for the task"),
+        (
+            lambda _: dari.Scheduler().run(),
+            "run() inside a task that dari steps: use `yield from`, or create_task and wait for the task",
+        ),
+        (
+            lambda _: dari.Scheduler().schedule(),
+            "schedule() inside a task that dari steps: use `yield from`, or create_task and wait for the task",
+        ),
+        (
+            testing.run,
+            "a dari scheduler runs on this thread already: inside it, use `yield from` or create_task",
+        ),
+        (
+            lambda made: dari.arun(made).send(None),
+            "arun inside a task that dari steps: use `yield from`, or create_task and wait for the task",
+        ),
+    ],
+    ids=["run", "Scheduler.run", "schedule", "testing.run", "arun"],
+)
+def test_a_scheduler_inside_a_task(run, start, message):
+    """Refused, with what to do instead."""
+    text, beside = run(one_too_many, start)
+
+    assert (text.removeprefix("Scheduler."), beside) == (message, "undisturbed")
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (dari.run, r"run\(\) inside a running asyncio program: use `await dari\.arun\(main\)`"),
+        (
+            lambda _: dari.Scheduler().run(),
+            r"Scheduler\.run\(\) inside a running asyncio program: use `await dari\.arun",
+        ),
+        (
+            dari.create_task,
+            r"create_task outside of a task: .*inside a running asyncio program: await dari\.arun\(main\)",
+        ),
+    ],
+    ids=["run", "Scheduler.run", "create_task"],
+)
+def test_a_scheduler_by_itself_inside_asyncio(loop_factory, start, message):
+    """Refused, and told what there is for that; a coroutine beside it goes on."""
+
+    async def main():
+        beside = asyncio.create_task(asyncio.sleep(0.001, "undisturbed"))
+        made = neighbour()
+        with pytest.raises(RuntimeError, match=message):
+            start(made)
+        return await dari.arun(made), await beside
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(main()) == ("undisturbed", "undisturbed")
+
+
+def test_after_the_end_of_a_guest(loop_factory):
+    """Neither tasks nor calls nor another `async with`; each says that it is over, and the loop goes on."""
+
+    async def main():
+        async with dari.Scheduler(name="over") as scheduler:
+            pass
+        made = neighbour()
+        with pytest.raises(dari.SchedulerClosed, match="<Scheduler 'over' ended, 0 tasks> takes no more tasks"):
+            scheduler.create_task(made)
+        with pytest.raises(dari.SchedulerClosed, match="was posted to a scheduler that has ended"):
+            scheduler.call_soon_threadsafe(print)
+        with pytest.raises(RuntimeError, match="was entered before: make a new one"):
+            async with scheduler:
+                pass
+        return await dari.arun(made)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(main()) == "undisturbed"
+
+
+def test_a_group_that_was_left(run):
+    """Takes no more children, in whatever task it is asked."""
+
+    def main():
+        with dari.TaskGroup() as group:
+            group.create_task(neighbour)
+            yield group.join()
+        beside = dari.create_task(neighbour)
+        made = neighbour()
+        with pytest.raises(RuntimeError, match="was left already: children are started inside `with TaskGroup"):
+            group.create_task(made)
+        made.close()
+        return (yield beside)
+
+    assert run(main) == "undisturbed"
+
+
+def test_after_the_end_of_run():
+    """Outside of tasks there is nothing to create one on, and it says where there is."""
+    dari.run(neighbour)
+    made = neighbour()
+    with pytest.raises(RuntimeError, match=r"create_task outside of a task: .*start by dari\.run\(main\)"):
+        dari.create_task(made)
+
+    assert dari.run(made) == "undisturbed"
+
+
+def test_a_task_that_is_created_in_the_last_moment(run):
+    """By the cleanup of what main has left behind: it runs like any other, and is waited for."""
+    log = []
+
+    def leftover():
+        try:
+            yield dari.sleep(60)
+        finally:
+            task = dari.create_task(neighbour)
+            with dari.CancelScope(shield=True):
+                log.append((yield task))
+
+    def main():
+        left = dari.create_task(leftover)
+        yield
+        left.cancel()
+        with pytest.raises(dari.TaskCancelledError):
+            yield left
+        dari.create_task(leftover)
+        yield
+        return "main"
+
+    assert run(main) == "main"
+    assert log == ["undisturbed"] * 2
+
+
+def test_a_lock_that_is_acquired_twice_by_one_task():
+    """Waits for itself: the standstill names the lock and the line."""
+    lock = dari.Lock()
+
+    def main():
+        with (yield lock.acquire()), (yield lock.acquire()):
+            pass
+
+    with pytest.raises(dari.DeadlockError, match=r"main' waiting on acquire of <Lock locked, 1 waiting>") as caught:
+        testing.run(main)
+    assert f"{__file__}:{main.__code__.co_firstlineno + 1} in main" in str(caught.value)
+
+
+def test_who_swallows_cancellation_at_the_end_of_run(caplog):
+    """Main's result is not lost; who holds up the end is named, once; what else was left behind ends before it."""
+    log = []
+
+    def stubborn():
+        times = 0
+        while times < 40:
+            try:
+                yield
+            except dari.Cancelled:
+                times += 1
+        log.append("stubborn")
+
+    def leftover():
+        try:
+            yield dari.sleep(60)
+        finally:
+            with dari.CancelScope(shield=True):
+                yield dari.sleep(0.01)
+            log.append("leftover")
+
+    def main():
+        dari.create_task(stubborn, name="stubborn")
+        dari.create_task(leftover)
+        yield
+        return "main"
+
+    with caplog.at_level(logging.WARNING, "dari"):
+        assert testing.run(main) == "main"
+    assert log == ["leftover", "stubborn"]
+    assert [("'stubborn'" in each.message, "let it out of the task" in each.message) for each in caplog.records] == [
+        (True, True)
+    ]
+
+
+def test_one_coroutine_for_two_tasks_of_a_guest(loop_factory):
+    """The second is told; the first has its own result, and so has the neighbour."""
+
+    async def work():
+        for _ in range(3):
+            await dari.checkpoint()
+        return "done"
+
+    def main():
+        coroutine = work()
+        beside = dari.create_task(neighbour)
+        first, second = dari.create_task(coroutine), dari.create_task(coroutine)
+        with pytest.raises(RuntimeError, match="cannot reuse already awaited coroutine"):
+            yield second
+        return (yield first), (yield beside)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(dari.arun(main)) == ("done", "undisturbed")
+
+
+def test_a_source_of_a_pipeline_that_ignores_generatorexit(run):
+    """Who closes the line is told; the stages have ended, and the others go on."""
+    ended = []
+
+    def source():
+        ignored = False
+        while True:
+            try:
+                yield "item"
+            except GeneratorExit:
+                if ignored:
+                    raise  # it is collected, and need not tell all the world
+                ignored = True
+
+    def stage(item):
+        try:
+            yield
+            return item
+        finally:
+            ended.append(item)
+
+    def main():
+        beside = dari.create_task(neighbour)
+        line = dari.Pipeline(source()).map(stage)
+        yield line.get()
+        begun = len(ended)
+        with pytest.raises(RuntimeError, match="generator ignored GeneratorExit"):
+            yield line.aclose()
+        return begun > 0, (yield beside)
+
+    assert run(main) == (True, "undisturbed")
+
+
+@pytest.mark.parametrize("shape", ["one", "two kernels"])
+def test_primitives_of_two_schedulers_on_one_thread(shape):
+    """They are shared: what one scheduler's task lets go, the other's takes, and each runs its own tasks."""
+    first = dari.Scheduler()
+    second = first if shape == "one" else dari.Scheduler()
+    lock, queue, event, barrier = dari.Lock(), dari.Queue(1), dari.Event(), dari.Barrier(2)
+
+    def gives():
+        with (yield lock.acquire()):
+            for number in range(3):
+                yield queue.put(number)
+        yield event.wait()
+        return (yield barrier.wait())
+
+    def takes():
+        got = []
+        for _ in range(3):
+            got.append((yield queue.get()))
+        with (yield lock.acquire()):
+            event.set()
+        return got, (yield barrier.wait())
+
+    giver, taker = first.create_task(gives), second.create_task(takes)
+    while first.schedule() or second.schedule():
+        pass
+
+    got, number = taker.result()
+    assert (got, {number, giver.result()}) == ([0, 1, 2], {0, 1})
