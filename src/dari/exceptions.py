@@ -54,7 +54,7 @@ class SchedulerClosed(DariError):  # noqa: N818
 
 
 class DeadlockError(DariError):
-    """Every task waits, and nothing is left that could wake one of them."""
+    """This would never end: tasks wait for each other in a circle, or all wait and nothing could wake one of them."""
 
 
 class TaskCancelledError(DariError):

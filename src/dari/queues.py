@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
 from dari._kernel.contract import Operation
+from dari._kernel.numbers import whole
 from dari._kernel.outcome import Error, Value
 from dari.exceptions import QueueEmpty, QueueFull, QueueShutDown
 from dari.sync.waiters import Waiters
@@ -35,7 +36,7 @@ class Queue(Generic[T]):
     __slots__ = ("_emptied", "_getters", "_items", "_joiners", "_putters", "_shut", "_unfinished", "maxsize")
 
     def __init__(self, maxsize: int = 0) -> None:
-        self.maxsize: Final = maxsize
+        self.maxsize: Final = whole(f"the maxsize of a {type(self).__name__}", maxsize)
         self._items: MutableSequence[T] = self._make()
         self._getters: Final = Waiters()
         self._putters: Final = Waiters()  # each with its item

@@ -9,10 +9,12 @@ from __future__ import annotations
 import sys
 import time
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
 from weakref import WeakKeyDictionary
 
 from dari._kernel.kernel import Kernel
+from dari._kernel.numbers import seconds, whole
 from dari._kernel.operations import current_task
 from dari._kernel.outcome import Error, Value
 from dari._kernel.scope import cancelled_by
@@ -58,8 +60,9 @@ class Scheduler:
         name: str | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        if not max_slice > 0:
-            raise ValueError(f"max_slice is a number of seconds above 0, not {max_slice!r}")
+        seconds("max_slice", max_slice, above=True)
+        if max_tasks is not None:
+            whole("max_tasks", max_tasks, 1, " (or None)")
         self.name = name
         self.debug = debug or sys.flags.dev_mode
         if self.debug:
@@ -113,7 +116,7 @@ class Scheduler:
 
     def call_soon_threadsafe(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         """From any thread: let `function(*args)` be called on the scheduler's. SchedulerClosed after the end."""
-        self._kernel.driver.post(lambda: function(*args))
+        self._kernel.driver.post(partial(function, *args))
 
     def stats(self) -> SchedulerStats:
         """Counts and times up to now."""
@@ -149,7 +152,7 @@ class Scheduler:
         Ctrl-C ends it between two steps, with KeyboardInterrupt; it can be called again. The second one is hard.
         """
         driver = self._standing_alone("run()")
-        deadline = None if timeout is None else driver.clock() + timeout
+        deadline = None if timeout is None else driver.clock() + seconds("a timeout", timeout)
         with Interrupts(driver, driver.stop) as interrupts:
             ended = driver.drive(self._kernel, deadline=deadline)
         if interrupts.came:
@@ -165,7 +168,8 @@ class Scheduler:
 
     def _standing_alone(self, what: str) -> Standalone:
         if self._guest is not None:
-            raise RuntimeError(f"{what} of {self!r}: it is driven by the loop that it is a guest of")
+            why = "it has ended" if self._closed else "it is driven by the loop that it is a guest of"
+            raise RuntimeError(f"{what} of {self!r}: {why}")
         _refuse_nested(f"Scheduler.{what}")
         return self._own
 
@@ -214,13 +218,13 @@ class Scheduler:
 
         self._guest = AsyncioGuest(loop, self._kernel, self._max_slice)
         self._kernel.attach(self._guest)
-        for call in self._own.mailbox.close():
+        for call in self._own.close():
             self._guest.post(call)
         self._guest.notify()
 
     def _close(self) -> None:
         self._closed = True
-        self._own.mailbox.close()
+        self._own.close()
         if self._guest is not None:
             self._guest.close()
 

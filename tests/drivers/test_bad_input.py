@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import os
+import socket
 
 import pytest
 
@@ -98,15 +101,24 @@ def test_after_the_end_of_a_guest(loop_factory):
         made = neighbour()
         with pytest.raises(dari.SchedulerClosed, match="<Scheduler 'over' ended, 0 tasks> takes no more tasks"):
             scheduler.create_task(made)
-        with pytest.raises(dari.SchedulerClosed, match="was posted to a scheduler that has ended"):
+        with pytest.raises(dari.SchedulerClosed, match=r"<built-in function print>\) was posted to a scheduler that"):
             scheduler.call_soon_threadsafe(print)
+        with pytest.raises(
+            dari.SchedulerClosed, match=r"<built-in function print>, 1\) was posted to a scheduler that"
+        ):
+            scheduler.call_soon_threadsafe(print, 1)
         with pytest.raises(RuntimeError, match="was entered before: make a new one"):
             async with scheduler:
                 pass
-        return await dari.arun(made)
+        return await dari.arun(made), scheduler
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        assert runner.run(main()) == "undisturbed"
+        undisturbed, scheduler = runner.run(main())
+
+    assert undisturbed == "undisturbed"
+    for drive in (scheduler.run, scheduler.schedule):
+        with pytest.raises(RuntimeError, match=r"\(\) of <Scheduler 'over' ended, 0 tasks>: it has ended"):
+            drive()
 
 
 def test_a_group_that_was_left(run):
@@ -170,7 +182,7 @@ def test_a_lock_that_is_acquired_twice_by_one_task():
         with (yield lock.acquire()), (yield lock.acquire()):
             pass
 
-    with pytest.raises(dari.DeadlockError, match=r"main' waiting on acquire of <Lock locked, 1 waiting>") as caught:
+    with pytest.raises(dari.DeadlockError, match="main' waiting on acquire of <Lock held by task") as caught:
         testing.run(main)
     assert f"{__file__}:{main.__code__.co_firstlineno + 1} in main" in str(caught.value)
 
@@ -261,6 +273,189 @@ def test_a_source_of_a_pipeline_that_ignores_generatorexit(run):
         return begun > 0, (yield beside)
 
     assert run(main) == (True, "undisturbed")
+
+
+# ---- numbers
+
+
+@pytest.mark.parametrize("timeout", [math.nan, -1, "1"], ids=repr)
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda main, timeout: dari.run(main, timeout=timeout),
+        lambda main, timeout: testing.run(main, timeout=timeout),
+        lambda _, timeout: dari.Scheduler().run(timeout),
+    ],
+    ids=["run", "testing.run", "Scheduler.run"],
+)
+def test_a_timeout_is_zero_or_more(run, timeout):
+    """Refused before anything has run."""
+    begun = []
+
+    def main():
+        begun.append("main")
+        yield
+
+    with pytest.raises((ValueError, TypeError), match="a timeout is a number of seconds, 0 or more, not ") as caught:
+        run(main, timeout)
+
+    assert (repr(timeout) in str(caught.value), begun) == (True, [])
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, math.nan, "3"], ids=repr)
+@pytest.mark.parametrize("name", ["max_tasks", "starvation_limit"])
+def test_bounds_of_a_scheduler_are_ints(name, wrong):
+    """By name; None is the word for no bound."""
+    with pytest.raises((ValueError, TypeError)) as caught:
+        dari.Scheduler(**{name: wrong})
+
+    assert str(caught.value).startswith(f"{name} is an int, 1 or more (or None")
+    assert str(caught.value).endswith(f"), not {wrong!r}")
+
+
+@pytest.mark.parametrize("wrong", [0, -1, math.nan, "3"], ids=repr)
+def test_a_slice_takes_time(wrong):
+    """A guest that never steps would hang."""
+    with pytest.raises((ValueError, TypeError), match="max_slice is a number of seconds above 0, not "):
+        dari.Scheduler(max_slice=wrong)
+
+
+def test_a_priority_that_is_no_int():
+    """Of a scheduler's task, and of a pool's jobs."""
+    made = neighbour()
+    with pytest.raises(TypeError, match=r"a priority is an int, not 1\.5"):
+        dari.Scheduler().create_task(made, priority=1.5)
+    made.close()
+    with dari.Pool(1) as pool, pytest.raises(TypeError, match=r"a priority is an int, not 1\.5"):
+        pool.options(priority=1.5)
+
+
+# ---- descriptors
+
+
+@pytest.fixture(params=["closed", "no such number", "too great a number", "a regular file"])
+def unwatchable(request, tmp_path):
+    """What nobody can wait for."""
+    (tmp_path / "file").touch()
+    closed = socket.socket()
+    closed.close()
+    with open(tmp_path / "file") as file:
+        yield {"closed": closed, "no such number": 9999, "too great a number": 2**40, "a regular file": file}[
+            request.param
+        ]
+
+
+@pytest.mark.parametrize("wait", [dari.wait_readable, dari.wait_writable], ids=["read", "write"])
+def test_a_descriptor_that_cannot_be_waited_for(run, unwatchable, wait):
+    """Who waits for it is told at that very yield, and can go on."""
+
+    def wrong():
+        with pytest.raises((OSError, ValueError, OverflowError)) as caught:
+            yield wait(unwatchable)
+        yield dari.sleep(0.001)
+        return [entry.path for entry in caught.traceback]
+
+    def main():
+        beside, wrong_one = dari.create_task(neighbour), dari.create_task(wrong)
+        return (yield wrong_one), (yield beside)
+
+    frames, beside = run(main)
+
+    assert ({str(frame) for frame in frames}, beside) == ({__file__}, "undisturbed")
+
+
+def test_a_descriptor_that_two_cannot_wait_for(run, tmp_path):
+    """Both directions, in one task each: both are told, with what can be wrong."""
+    (tmp_path / "file").touch()
+
+    def wrong(wait, file):
+        with pytest.raises(PermissionError) as caught:
+            yield wait(file)
+        return caught.value.__notes__
+
+    def main():
+        with open(tmp_path / "file") as file:
+            return (yield [wrong(dari.wait_readable, file), wrong(dari.wait_writable, file)])
+
+    for notes in run(main):
+        assert len(notes) == 1
+        assert "it is closed, or a regular file (a pool reads those)" in notes[0]
+
+
+def test_a_descriptor_that_a_transport_of_the_loop_has(loop_factory):
+    """The loop refuses it to others: the task is told so."""
+
+    def wrong(file):
+        with pytest.raises(RuntimeError, match="is used by transport"):
+            yield dari.wait_readable(file)
+        return "told"
+
+    async def main():
+        ours, theirs = socket.socketpair()
+        with theirs:
+            _, writer = await asyncio.open_connection(sock=ours)
+            number = writer.get_extra_info("socket").fileno()
+            async with dari.Scheduler() as scheduler:
+                beside = scheduler.create_task(neighbour)
+                told = await scheduler.create_task(wrong, number)
+                undisturbed = await beside
+            writer.close()
+            await writer.wait_closed()
+        return told, undisturbed
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(main()) == ("told", "undisturbed")
+
+
+def test_a_descriptor_that_is_closed_while_it_is_waited_for(run):
+    """The system does not tell who waits; a cancel ends the wait, and the number can be another file's."""
+
+    def reads(file):
+        yield dari.wait_readable(file)
+
+    def main():
+        first, peer = socket.socketpair()
+        waiting, beside = dari.create_task(reads, first), dari.create_task(neighbour)
+        yield dari.sleep(0.001)
+        first.close()
+        peer.close()
+        undisturbed = yield beside
+        waiting.cancel()
+        with pytest.raises(dari.TaskCancelledError):
+            yield waiting
+        second, peer = socket.socketpair()
+        with second, peer:
+            peer.send(b"x")
+            yield [dari.create_task(reads, second), neighbour()]
+        return undisturbed
+
+    assert run(main) == "undisturbed"
+
+
+def test_a_closed_descriptor_whose_number_a_transport_of_the_loop_got():
+    """The loop refuses to stop watching it; the wait ends all the same, and others go on. (uvloop has no transport.)"""
+
+    def waits(file):
+        with dari.move_on_after(0.02) as scope:
+            yield dari.wait_readable(file)
+        return scope.cancelled_caught
+
+    async def main():
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # asyncio's own trouble with that number
+        ours, theirs = socket.socketpair()
+        async with dari.Scheduler() as scheduler:
+            waiting = scheduler.create_task(waits, theirs)
+            await asyncio.sleep(0.001)
+            number = theirs.fileno()
+            theirs.close()
+            os.dup2(ours.fileno(), number)
+            ours.close()
+            _, writer = await asyncio.open_connection(sock=socket.socket(fileno=number))
+            ended = await waiting, await scheduler.create_task(neighbour)
+        writer.close()
+        return ended
+
+    assert asyncio.run(main()) == (True, "undisturbed")
 
 
 @pytest.mark.parametrize("shape", ["one", "two kernels"])

@@ -20,6 +20,28 @@ async def turns(number):
         await asyncio.sleep(0)
 
 
+def test_a_coroutine_that_holds_a_lock_has_no_name_there(loop_factory):
+    """The small task that acquired it for the coroutine has ended; a task of ours is named."""
+    lock, shown = dari.Lock(), []
+
+    def task():
+        with (yield lock.acquire()):
+            shown.append(repr(lock))
+
+    async def main():
+        async with dari.Scheduler() as scheduler:
+            async with lock:
+                shown.append(repr(lock))
+            await scheduler.create_task(task, name="ours")
+
+    run_in(loop_factory, main)
+
+    assert [show.translate(dict.fromkeys(map(ord, "0123456789"))) for show in shown] == [
+        "<Lock locked,  waiting>",
+        "<Lock held by task  'ours',  waiting>",
+    ]
+
+
 def test_a_lock_between_the_worlds(loop_factory):
     """Coroutines of the host and tasks of two schedulers: one at a time, and all come in."""
     lock, inside, most, done = dari.Lock(), [], [], []

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 
 import dari
+from dari._kernel.kernel import Kernel
+from dari.drivers.standalone import Standalone
 
 
 def sleeper(log, name="sleeper"):
@@ -228,6 +231,43 @@ def test_a_thread_wakes_a_scheduler_that_waits_for_nothing():
     assert scheduler.run(timeout=10) is True
     thread.join()
     assert task.result() == "woken"
+
+
+def test_run_keeps_no_descriptor():
+    """Not even until the collector comes: a thousand runs do not run out of them."""
+
+    def main():
+        yield dari.sleep(0.001)
+
+    gc.disable()
+    try:
+        dari.run(main)
+        before = len(os.listdir("/dev/fd"))
+        for _ in range(3):
+            dari.run(main)
+        assert len(os.listdir("/dev/fd")) == before
+    finally:
+        gc.enable()
+
+
+def test_the_pipe_outlives_who_is_about_to_write_into_it():
+    """Its number is not given out again before: else the byte would go into somebody else's file."""
+    driver = Standalone()
+    with closing(driver):
+        kernel = Kernel(driver)
+        kernel.create_task(lambda: (yield dari.sleep(0.001)))
+        driver.drive(kernel)
+        about_to_write = driver._waker
+        number = about_to_write.reading
+    with open(os.devnull) as other:
+        taken = other.fileno()
+        about_to_write.wake()
+        assert (os.read(number, 10), taken == number) == (b"\0", False)
+
+    del about_to_write
+    with open(os.devnull) as other:
+        assert other.fileno() <= number
+    driver.stop()  # too late, and harmless
 
 
 def test_max_tasks():

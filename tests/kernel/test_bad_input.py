@@ -13,6 +13,7 @@ import pytest
 
 import dari
 from dari._kernel.contract import FINISHED
+from dari._kernel.operations import commands
 
 NAN = math.nan
 
@@ -81,7 +82,7 @@ def test_a_delay_is_zero_or_more(make, delay):
 )
 def test_a_time_is_not_nan(make):
     """It would stand anywhere among the deadlines of everybody."""
-    with pytest.raises(ValueError, match="a time on the scheduler's clock, not NaN"):
+    with pytest.raises(ValueError, match="a time on the scheduler's clock, in seconds, not nan"):
         make(NAN)
 
 
@@ -91,7 +92,7 @@ def test_a_deadline_that_is_set_to_nan_stays_what_it_was(beside, hand):
     def main():
         started = hand.now
         with dari.move_on_after(0.25) as scope:
-            with pytest.raises(ValueError, match="not NaN"):
+            with pytest.raises(ValueError, match="not nan"):
                 scope.deadline = NAN
             yield dari.sleep(10)
         return hand.now - started
@@ -112,6 +113,113 @@ def test_times_in_the_past_are_over(beside, hand):
     assert beside(main) == (True, 0.0)
 
 
+@pytest.mark.parametrize("wrong", ["1", None, NAN, [1]], ids=repr)
+@pytest.mark.parametrize("make", [dari.sleep, dari.sleep_until, dari.every], ids=["sleep", "sleep_until", "every"])
+def test_what_is_no_number_of_seconds(beside, make, wrong):
+    """The task is told at the call, also in the tuple spelling; not what Python says when it compares them."""
+
+    def main():
+        with pytest.raises((TypeError, ValueError)) as caught:
+            yield make(wrong)
+        if make is not dari.every:
+            assert str(caught.value) in (yield from told((make.__name__, wrong)))[1]
+        return str(caught.value)
+
+    text = beside(main)
+
+    assert text.startswith(("a delay is a ", "a deadline is a ", "a period is a "))
+    assert text.endswith(
+        f" seconds{', 0 or more' * text.startswith('a delay')}{' above 0' * text.startswith('a p')}, not {wrong!r}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (dari.Queue, "the maxsize of a Queue is an int"),
+        (dari.PriorityQueue, "the maxsize of a PriorityQueue is an int"),
+        (dari.LifoQueue, "the maxsize of a LifoQueue is an int"),
+        (dari.Semaphore, "the value of a Semaphore is an int, 0 or more"),
+        (dari.BoundedSemaphore, "the value of a BoundedSemaphore is an int, 0 or more"),
+        (dari.Barrier, "the number of parties of a Barrier is an int, 1 or more"),
+        (dari.priority, "a priority is an int"),
+    ],
+)
+@pytest.mark.parametrize("wrong", [1.5, NAN, "3", None], ids=repr)
+def test_what_is_no_whole_number(make, name, wrong):
+    """Refused where it is given, by name: half a permit more than none would let everybody in."""
+    with pytest.raises(TypeError) as caught:
+        make(wrong)
+
+    assert str(caught.value) == f"{name}, not {wrong!r}"
+
+
+@pytest.mark.parametrize("wrong", [1.5, NAN, "3"], ids=repr)
+def test_a_priority_that_is_no_int(beside, wrong):
+    """It would stand in the lane of another one. Refused at birth, and later: then the task keeps the one it has."""
+
+    def main():
+        with pytest.raises(TypeError, match="a priority is an int, not "):
+            dari.create_task(told, None, priority=wrong)
+        task = dari.create_task(told, None, priority=3)
+        with pytest.raises(TypeError, match="a priority is an int, not "):
+            task.priority = wrong
+        yield task
+        return task.priority
+
+    assert beside(main) == 3
+
+
+def test_ints_of_other_kinds_are_ints(beside):
+    """What acts as one: an enum's member, a library's integer."""
+
+    class Three:
+        def __index__(self):
+            return 3
+
+    def main():
+        task = dari.create_task(told, None, priority=Three())
+        yield task
+        task.priority = dari.Priority.LOW
+        return type(task.priority), task.priority
+
+    assert beside(main) == (int, 3)
+    assert (dari.Queue(Three()).maxsize, dari.Barrier(Three()).parties) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [dari.timeout_at, lambda when: dari.CancelScope(deadline=when)],
+    ids=["timeout_at", "scope"],
+)
+def test_a_deadline_that_is_no_time(beside, make):
+    """Refused where it is made: nothing has been entered yet."""
+
+    def main():
+        with (
+            pytest.raises(TypeError, match="a deadline is a time on the scheduler's clock, in seconds, not '1'"),
+            make("1"),
+        ):
+            yield
+        with dari.move_on_after(1) as scope:
+            with pytest.raises(TypeError, match="not '1'"):
+                scope.deadline = "1"
+            yield
+        return scope.cancelled_caught
+
+    assert beside(main) is False
+
+
+@pytest.mark.parametrize("wrong", [5, None, "task", dari.sleep(1)], ids=repr)
+def test_what_cannot_be_shielded(beside, wrong):
+    """Only a task runs by itself."""
+    with pytest.raises(TypeError) as caught:
+        dari.shield(wrong)
+
+    assert str(caught.value) == f"shield takes a task, not {wrong!r}: make one by dari.create_task"
+    assert beside(told, ("shield", wrong)) == (TypeError, f"a task yielded {('shield', wrong)!r}: {caught.value}")
+
+
 @pytest.mark.parametrize("maxsize", [0, -1])
 def test_a_queue_of_no_size_is_unbounded(maxsize):
     """As asyncio's."""
@@ -122,26 +230,85 @@ def test_a_queue_of_no_size_is_unbounded(maxsize):
     assert (queue.qsize(), queue.full()) == (10_000, False)
 
 
+# ---- descriptors
+
+
+@pytest.mark.parametrize("wait", [dari.wait_readable, dari.wait_writable], ids=["read", "write"])
+def test_a_descriptor_below_zero(beside, wait):
+    """As a socket has that is closed. It is refused before anybody watches it."""
+    kind, text = beside(told, wait(-1))
+
+    assert kind is ValueError
+    assert text == f"{wait(-1)!r}: a descriptor is 0 or more; the file that it is from is closed"
+
+
+@pytest.mark.parametrize("wrong", [None, "file", 1.5], ids=repr)
+def test_what_has_no_descriptor(wrong):
+    """Refused at the call, with what would have been one."""
+    with pytest.raises(TypeError, match=r"is a descriptor, or has fileno\(\), not "):
+        dari.wait_readable(wrong)
+
+
 # ---- the tuple spelling
 
 
 @pytest.mark.parametrize(
-    "spelled",
-    [("sleep",), ("sleep", 1, 2), ("sleep_until",), ("sleep_until", 1, 2), ("shield",), ("yield",), ("yield", 1, 2)],
+    ("spelled", "right"),
+    [
+        (("sleep",), "('sleep', delay)"),
+        (("sleep", 1, 2), "('sleep', delay)"),
+        (("sleep_until",), "('sleep_until', deadline)"),
+        (("sleep_until", 1, 2), "('sleep_until', deadline)"),
+        (("shield",), "('shield', task)"),
+        (("yield",), "('yield', value)"),
+        (("yield", 1, 2), "('yield', value)"),
+    ],
     ids=repr,
 )
-def test_a_command_of_the_wrong_arity(beside, spelled):
-    """The task is told what it yielded, and how many arguments it takes."""
-    kind, text = beside(told, spelled)
+def test_a_command_of_the_wrong_arity(beside, spelled, right):
+    """The task is told what it yielded, and how it is spelled."""
+    assert beside(told, spelled) == (TypeError, f"a task yielded {spelled!r}: it is spelled {right}")
+
+
+def silent(delay):
+    """Does not tell what it takes, as some built-in functions."""
+    return dari.sleep(delay)
+
+
+silent.__signature__ = "none"
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "text"),
+    [
+        (lambda: dari.sleep(1), (1,), "it is spelled ('mine',)"),
+        (lambda delay, *, more=3: dari.sleep(delay + more), (), "it is spelled ('mine', delay)"),
+        (lambda first, second=2, *more: dari.sleep(first), (), "it is spelled ('mine', first, second=2, *more)"),
+        (lambda delay: dari.sleep(str(delay)), (1,), "a delay is a number of seconds, 0 or more, not '1'"),
+        (silent, (), "silent() missing 1 required positional argument: 'delay'"),
+    ],
+    ids=["none", "some", "more", "another mistake", "silent"],
+)
+def test_a_registered_command_of_the_wrong_arity(beside, monkeypatch, make, arguments, text):
+    """As one of dari's; what the function says by itself is told as it is."""
+    monkeypatch.setitem(commands, "mine", make)
+
+    assert beside(told, ("mine", *arguments)) == (TypeError, f"a task yielded {('mine', *arguments)!r}: {text}")
+
+
+@pytest.mark.parametrize("spell", [dari.gather, lambda *things: list(things)], ids=["gather", "list"])
+def test_one_of_several_that_cannot_be_yielded(beside, hand, spell):
+    """Told at that yield; the others do not run on."""
+    kind, text = beside(told, spell(dari.sleep(100), 5))
 
     assert kind is TypeError
-    assert text.startswith(f"a task yielded {spelled!r}: ")
-    assert "positional argument" in text
+    assert text.startswith("one of several yielded 5: a task yields nothing, an operation such as")
+    assert round(hand.now, 6) == 1.0
 
 
 def test_a_command_with_an_argument_that_makes_no_sense(beside):
     """The same errors as of the operation that it spells."""
-    assert beside(told, ("sleep", -1)) == (ValueError, "sleep takes a number of seconds, 0 or more, not -1")
+    assert beside(told, ("sleep", -1)) == (ValueError, "a delay is a number of seconds, 0 or more, not -1")
     assert beside(told, ("sleep_until", NAN))[0] is ValueError
 
 
@@ -163,6 +330,54 @@ def test_an_object_whose_repr_fails(beside):
 
     assert beside(told, Shy()) == (ValueError, "no name")
     assert beside(told, ("unknown", Shy())) == (ValueError, "no name")
+
+
+# ---- operations that fail where they begin
+
+
+class Broken(dari.Operation):
+    def __init__(self, error, blocks):
+        self.error, self.blocks = error, blocks
+
+    def begin(self, task):
+        if self.blocks:
+            task.block(self, lambda _: True)
+        raise self.error
+
+
+class Stop(BaseException):
+    """No Exception."""
+
+
+@pytest.mark.parametrize("error", [OSError(), Stop(), GeneratorExit(), KeyboardInterrupt(), SystemExit()], ids=repr)
+@pytest.mark.parametrize("blocks", [False, True])
+def test_an_operation_whose_begin_raises(beside, blocks, error):
+    """Whatever it raises, the task gets it at that yield, and can go on; if it began to wait, it does no more."""
+
+    def main():
+        try:
+            yield Broken(error, blocks)
+        except BaseException as caught:  # noqa: BLE001 - it is the result
+            yield dari.sleep(0.1)
+            return caught
+
+    assert beside(main) is error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_operation_whose_begin_ends_the_program(hand, error):
+    """As if the task had raised it at that yield: it ends with it, and it comes out, once."""
+
+    def main():
+        yield Broken(error(), False)
+
+    undisturbed, task = hand.create(neighbour(hand)), hand.create(main)
+    with pytest.raises(error):
+        hand.run()
+
+    assert isinstance(task.exception(), error)
+    assert hand.run() is FINISHED
+    assert undisturbed.result() == 1.0
 
 
 # ---- waiting in a circle
@@ -192,9 +407,33 @@ def test_a_task_that_waits_for_itself(beside, hand, spell, verb):
     assert round(hand.now, 6) == 1.0
 
 
+@pytest.mark.parametrize("options", [{}, {"return_when": dari.FIRST_COMPLETED}, {"timeout": 50}], ids=repr)
+def test_a_task_that_waits_for_itself_and_others(beside, hand, options):
+    """As alone. A look is not a wait."""
+
+    def main():
+        task, other = dari.current_task(), dari.create_task(sleeps)
+        looked = yield dari.wait([task, other], timeout=0)
+        assert looked == (set(), {task, other})
+        shown = repr(task)
+        with pytest.raises(RuntimeError) as next_one:
+            dari.as_completed([other, task])
+        kind, text = yield from told(dari.wait([other, task], **options))
+        other.cancel()
+        return shown, kind, {text, str(next_one.value)}
+
+    def sleeps():
+        yield dari.sleep(100)
+
+    shown, kind, texts = beside(main)
+
+    assert (kind, texts) == (RuntimeError, {f"{shown} waits for itself: that would never end"})
+    assert round(hand.now, 6) == 1.0
+
+
 @pytest.mark.parametrize("spell", [lambda task: task, dari.shield], ids=["task", "shield"])
 def test_three_who_wait_in_a_circle(beside, spell):
-    """Who closes it is told, by names; then it goes on, and so do the others and whoever waits for them."""
+    """Who closes it is told, by numbers and names; then it goes on, and so do the others and whoever waits for them."""
     tasks = []
 
     def waits(number):
@@ -212,8 +451,9 @@ def test_three_who_wait_in_a_circle(beside, spell):
     first, second, third = beside(main)
 
     assert (first, second) == ("went on", "went on")
-    assert third.startswith("this would never end: 'c' waits for ")
-    assert third.endswith(" waits for 'c'")
+    told, *lines = third.splitlines()
+    assert told == f"this would never end: {' waits for '.join(tasks[number].label for number in (2, 0, 1, 2))}"
+    assert sum(f"{__file__}:" in line for line in lines) == 3
 
 
 # ---- releasing too often

@@ -342,7 +342,7 @@ def test_the_starvation_bound(by_hand, limit, programs):
     def look():
         """Note who has become ready: right after each step, from the lanes themselves."""
         for rank, lane in hand.kernel._lanes._lanes.items():
-            for before, task in enumerate(lane.queue):
+            for before, task in enumerate(lane.waiting()):
                 lanes.add(rank)
                 waiting.setdefault(numbers[task], (steps, before))
 

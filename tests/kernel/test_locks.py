@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 
 import dari
+from dari._kernel.waiting import dump
 
 MAKE = {"Lock": dari.Lock, "Semaphore": dari.Semaphore, "BoundedSemaphore": dari.BoundedSemaphore}
 
@@ -239,11 +243,59 @@ def test_a_bounded_semaphore_is_not_released_too_often():
 
 
 @pytest.mark.parametrize("kind", [dari.Semaphore, dari.BoundedSemaphore])
-@pytest.mark.parametrize("value", [-1, float("nan")])
-def test_a_negative_semaphore_is_refused(kind, value):
+def test_a_negative_semaphore_is_refused(kind):
     """By name and value."""
-    with pytest.raises(ValueError, match=f"a {kind.__name__} holds 0 or more permits, not {value}"):
-        kind(value)
+    with pytest.raises(ValueError, match=f"the value of a {kind.__name__} is an int, 0 or more, not -1"):
+        kind(-1)
+
+
+# ---- who holds it ----------------------------------------------------------------------------------------------------
+
+
+def test_a_lock_names_who_holds_it(hand):
+    """From when it is handed over until it is released; a task that has ended is not kept alive for its name."""
+    lock = dari.Lock()
+
+    def holds(releases):
+        guard = yield lock.acquire()
+        yield dari.sleep(1)
+        if releases:
+            guard.release()
+
+    first, second = hand.create(holds, True), hand.create(holds, False)
+    shown = [repr(lock)]
+    for now in (0, 1, 2):
+        hand.at(now)
+        shown.append(repr(lock))
+    expected = ["unlocked, 0", f"held by {first.label}, 1", f"held by {second.label}, 0", "locked, 0"]
+    gone = weakref.ref(second)
+    del first, second
+    gc.collect()
+
+    assert shown == [f"<Lock {state} waiting>" for state in expected]
+    assert (gone(), repr(lock)) == (None, "<Lock locked, 0 waiting>")
+
+
+def test_two_locks_in_two_orders_are_no_circle_that_is_told(hand):
+    """Any task may release a lock, so a third one may end it; until then the dump tells who waits for whom."""
+    one, two = dari.Lock(), dari.Lock()
+
+    def takes(first, second):
+        yield first.acquire()
+        yield
+        yield second.acquire()
+
+    a, b = hand.create(takes, one, two, name="a"), hand.create(takes, two, one, name="b")
+    hand.settle()
+    lines = [line for line in dump(hand.kernel.tasks).splitlines() if "<Task" in line]
+    one.release()
+    hand.run()
+
+    assert lines == [
+        f"<T{a.label[1:]} waiting on acquire of <Lock held by {b.label}, 1 waiting>>",
+        f"<T{b.label[1:]} waiting on acquire of <Lock held by {a.label}, 1 waiting>>",
+    ]
+    assert b.done()
 
 
 # ---- misuse ----------------------------------------------------------------------------------------------------------

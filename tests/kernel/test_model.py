@@ -129,7 +129,7 @@ class World(RuleBasedStateMachine):
         if not hasattr(self, "hand"):
             return
         kernel = self.hand.kernel
-        standing = Counter(task for lane in kernel._lanes._lanes.values() for task in lane.queue)
+        standing = Counter(task for lane in kernel._lanes._lanes.values() for task in lane.waiting())
         assert kernel.current is None
         assert standing == Counter({task: 1 for task in kernel.tasks if task.state is TaskState.READY})
         for task in kernel.tasks:
@@ -137,7 +137,7 @@ class World(RuleBasedStateMachine):
             assert (task.state is TaskState.WAITING) == (task._wait is not None)
             assert task._wait is None or (task._wait.open and task._wait.task is task)
         for lane in kernel._lanes._lanes.values():
-            assert lane._listed == bool(lane.queue)
+            assert lane._listed == bool(lane.waiting())
 
     @invariant()
     def who_is_waited_for_by_lists_waits(self):

@@ -639,7 +639,7 @@ def test_many_lines_of_one_task_leave_no_trace(hand):
         (lambda: Pipeline(5), TypeError, "not 5"),
         (lambda: Pipeline(fail), TypeError, "meant to be called"),
         (lambda: Pipeline([], buffer=0), ValueError, "buffer"),
-        (lambda: Pipeline([], buffer=1.5), TypeError, "float"),
+        (lambda: Pipeline([], buffer=1.5), TypeError, "buffer is an int, 1 or more, not 1.5"),
         (lambda: Pipeline(dari.Queue(), pool=object()), TypeError, "pool="),
         (lambda: Pipeline([]).map(fail, concurrency=0), ValueError, "concurrency"),
         (lambda: Pipeline([]).map(3), TypeError, "map takes a function"),

@@ -205,7 +205,7 @@ def test_the_repr_tells_what_a_task_waits_for(hand):
         yield tasks[other]
 
     def looker(other):
-        yield dari.wait([tasks[other]])
+        yield dari.wait([tasks[other], tasks["c"]], return_when="FIRST_COMPLETED")
 
     tasks["a"] = hand.create(waiter, "b", name="a")
     tasks["b"] = hand.create(looker, "a", name="b")
@@ -214,7 +214,7 @@ def test_the_repr_tells_what_a_task_waits_for(hand):
     ids = {name: task.id for name, task in tasks.items()}
 
     assert f"<Task {ids['a']} 'a' waiting on task {ids['b']} 'b'>" == repr(tasks["a"])
-    assert f"<Task {ids['b']} 'b' waiting on wait for ALL_COMPLETED of 1>" == repr(tasks["b"])
+    assert f"<Task {ids['b']} 'b' waiting on wait for FIRST_COMPLETED of 2>" == repr(tasks["b"])
     assert f"shield(task {ids['a']} 'a')" == repr(dari.shield(tasks["a"]))
     assert f"<Task {ids['c']} 'c' waiting on sleep(3)>" == repr(tasks["c"])
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dari
+from dari._kernel.bursts import Bursts
 from dari._kernel.kernel import Kernel
-from dari._kernel.lanes import Lanes
 from dari._kernel.tracing import install
 
 
@@ -143,7 +143,7 @@ def test_it_comes_and_goes_in_the_middle(hand):
         ("step ended", "main"),
         ("step", "main"),
     ]
-    assert (type(hand.kernel), type(hand.kernel._lanes)) == (Kernel, Lanes)
+    assert (type(hand.kernel), type(hand.kernel._lanes)) == (Kernel, Bursts)
     assert hand.kernel.completed == 2
 
 

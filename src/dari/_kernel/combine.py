@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum
-from types import CoroutineType, GeneratorType
+from types import CoroutineType, GeneratorType, MethodType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, final
 
 from dari._kernel.contract import Operation
+from dari._kernel.numbers import seconds
 from dari._kernel.outcome import Error, Value
 from dari._kernel.scope import current_member
 from dari._kernel.task import Task
@@ -43,6 +44,9 @@ ALL_COMPLETED: Final = ReturnWhen.ALL_COMPLETED
 
 def _yield_it(thing: Any) -> Generator[Any, Any, Any]:
     return (yield thing)
+
+
+_yield_it.__qualname__ = "one of several"  # so its tasks are called, in dumps and errors
 
 
 def _hear(task: Task[Any], on_end: Callable[[Task[Any]], object]) -> None:
@@ -122,7 +126,7 @@ class _Gather(Operation[list[Any]]):
             if left == 0:
                 finish()
 
-        def heard(member: Task[Any]) -> None:
+        def heard(_: TaskWait, member: Task[Any]) -> None:
             if len(tasks) == len(self._things):
                 ended(member)
             else:  # it had ended already: whom it may cancel is not known yet
@@ -141,13 +145,14 @@ class _Gather(Operation[list[Any]]):
             else:
                 wait.wake(first_error)
 
-        wait: TaskWait = task.block(self, undo)
+        wait: TaskWait = task.block(_Gathered(self, tasks), undo)
+        hears = MethodType(heard, wait)  # it is the wait that hears: so a search for circles finds the way back
         try:
             for thing in self._things:
-                tasks.append(_task_of(task.kernel, thing, heard))
+                tasks.append(_task_of(task.kernel, thing, hears))
         except BaseException:
             for member in tasks:
-                _unhear(member, heard)
+                _unhear(member, hears)
                 member.cancel("what it was to be gathered with could not be started")
             raise
         for member in early:
@@ -164,6 +169,23 @@ class _Gather(Operation[list[Any]]):
             task.fail_with(failed)
         else:
             task.resume([o.value if isinstance(o, Value) else o.error for o in outcomes])
+
+
+@final
+class _Gathered:
+    """What a gather that has begun waits for: also for the tasks that it made."""
+
+    __slots__ = ("_gather", "_tasks")
+
+    def __init__(self, gather: _Gather, tasks: list[Task[Any]]) -> None:
+        self._gather: Final = gather
+        self._tasks: Final = tasks
+
+    def __repr__(self) -> str:
+        return repr(self._gather)
+
+    def waits_for(self) -> Iterable[Task[Any]]:
+        return self._tasks
 
 
 def gather(*things: Any, return_exceptions: bool = False) -> Operation[list[Any]]:
@@ -188,9 +210,16 @@ class _Wait(Operation[tuple[set[Task[Any]], set[Task[Any]]]]):
     def __repr__(self) -> str:
         return f"wait for {self._when.value} of {len(self._tasks)}"
 
+    def waits_for(self) -> Iterable[Task[Any]]:
+        certain = self._timeout is None and (self._when is ALL_COMPLETED or len(self._tasks) == 1)
+        return self._tasks if certain else ()
+
     def begin(self, task: Any) -> None:
         if self._satisfied() or self._timeout == 0:
             task.resume(self._sort())
+            return
+        if task in self._tasks:
+            task.fail(RuntimeError(f"{task!r} waits for itself: that would never end"))
             return
 
         kernel = task.kernel
@@ -198,19 +227,20 @@ class _Wait(Operation[tuple[set[Task[Any]], set[Task[Any]]]]):
         def leave(_: object = None) -> bool:
             kernel.clear_deadline(expiry)
             for member in self._tasks:
-                _unhear(member, ended)
+                _unhear(member, hears)
             return True
 
-        def ended(_: object) -> None:
+        def ended(wait: TaskWait, _: object) -> None:
             if wait.open and self._satisfied():
                 leave()
                 wait.wake(Value(self._sort()))
 
         wait: TaskWait = task.block(self, leave)
+        hears = MethodType(ended, wait)
         expiry = _WaitExpired(wait, self, leave)
         for member in self._tasks:
             if not member.done():
-                _hear(member, ended)
+                _hear(member, hears)
         if self._timeout is not None:
             kernel.set_deadline(expiry, kernel.clock() + self._timeout)
 
@@ -256,8 +286,8 @@ def wait(
             raise TypeError(f"wait takes tasks, not {member!r}: make one by dari.create_task")
     if not members:
         raise ValueError("wait needs at least one task")
-    if timeout is not None and not timeout >= 0:
-        raise ValueError(f"a timeout is a number of seconds, 0 or more, not {timeout!r}")
+    if timeout is not None:
+        seconds("a timeout", timeout)
     return _Wait(members, timeout, ReturnWhen(return_when))
 
 
@@ -311,7 +341,10 @@ def as_completed(things: Iterable[Any]) -> Iterator[Operation[Any]]:
     Each gives the result, or raises the error, of the next one that ends. Takes what `gather` takes, and starts it
     at once; what has not ended when nobody asks any more runs on.
     """
-    kernel = current_member("as_completed").kernel
+    task = current_member("as_completed")
+    things = tuple(things)
+    if task in things:
+        raise RuntimeError(f"{task!r} waits for itself: that would never end")
     completed = _Completed()
-    members = [_task_of(kernel, thing, completed.add) for thing in things]
+    members = [_task_of(task.kernel, thing, completed.add) for thing in things]
     return iter([_Next(completed) for _ in members])

@@ -214,7 +214,10 @@ class Operation(ABC, Generic[T_co]):
         """
 
     def waits_for(self) -> Iterable[Any]:
-        """The tasks that must all end before this does: what a search for cycles follows."""
+        """The tasks that must all end before this does. If they wait for the one that yields it, it is not begun.
+
+        Whoever has such links listens for those ends by methods whose object names the `_waiter`: see `waiting`.
+        """
         return ()
 
     def __iter__(self) -> Generator[Operation[T_co], Any, T_co]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, TypeVarTuple, final
 from dari._kernel.contract import Operation
 from dari._kernel.outcome import Error
 from dari._kernel.scope import CancelScope, cancelled_by
+from dari._kernel.waiting import cycle, deadlock, refuse
 from dari.exceptions import Cancelled
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class TaskGroup:
 
     def join(self) -> Operation[None]:
         """Wait for all children; raises an `ExceptionGroup` if one failed. Cancelling it cancels them too."""
-        return _Join(self, raises=True)
+        return _Join(self)
 
     def __enter__(self) -> Self:
         self._scope.__enter__()
@@ -148,11 +149,17 @@ class TaskGroup:
             self._scope.cancel("the body of its task group failed")
             try:
                 with CancelScope(shield=True):
-                    await _Join(self, raises=False)
+                    await _Outlast(self)
             except (
                 BaseExceptionGroup
             ) as late:  # from a group that was left by `with` in this block: its debt comes here
                 self._errors.append(late)
+
+    @property
+    def _waiter(self) -> Task[Any]:
+        """Who waits for the children, if anybody does."""
+        waiter: Task[Any] = self._parent
+        return waiter
 
     def _child_ended(self, task: Task[Any]) -> None:
         del self._children[task]
@@ -179,24 +186,23 @@ class TaskGroup:
 
 @final
 class _Join(Operation[None]):
-    __slots__ = ("_group", "_raises")
+    __slots__ = ("_group",)
 
-    def __init__(self, group: TaskGroup, *, raises: bool) -> None:
+    def __init__(self, group: TaskGroup) -> None:
         self._group: Final = group
-        self._raises: Final = raises
 
     def __repr__(self) -> str:
         return f"join of {self._group!r}"
 
     def waits_for(self) -> Iterable[Task[Any]]:
-        return tuple(self._group._children)
+        return self._group._children
 
     def begin(self, task: Any) -> None:
         group = self._group
         if task is not group._parent:
             task.fail(RuntimeError(f"{group!r} is joined by {task!r}: only the task that opened a group can join it"))
         elif not group._children:
-            error = group._close() if self._raises else None
+            error = group._close()
             if error is None:
                 task.resume()
             else:
@@ -205,7 +211,7 @@ class _Join(Operation[None]):
             wait: TaskWait = task.block(self, self._let_go)
 
             def emptied() -> None:
-                error = group._close() if self._raises else None
+                error = group._close()
                 if error is not None:
                     wait.wake(Error(error))
                 else:
@@ -221,9 +227,56 @@ class _Join(Operation[None]):
         return False
 
 
+@final
+class _Outlast(Operation[None]):
+    """Wait for the end of the children, who are cancelled already, without hearing of their errors."""
+
+    __slots__ = ("_group",)
+
+    def __init__(self, group: TaskGroup) -> None:
+        self._group: Final = group
+
+    def begin(self, task: Any) -> None:
+        if self._group._children:
+            wait = _outlast(task, [self._group])
+
+            def emptied() -> None:
+                wait.wake_done()
+
+            self._group._emptied = emptied
+        else:
+            task.resume()
+
+
+@final
+class _Remains:
+    """What a task waits for that left these groups with children running."""
+
+    __slots__ = ("_groups",)
+
+    def __init__(self, groups: list[TaskGroup]) -> None:
+        self._groups: Final = groups
+
+    def __repr__(self) -> str:
+        return f"the end of {', '.join(map(repr, self._groups))}"
+
+    def waits_for(self) -> Iterable[Task[Any]]:
+        return [child for group in self._groups for child in group._children]
+
+
 def _await_children(_: object) -> bool:
-    """The undo of a join: the cancelled scope is around the children too, so they are told; their end is awaited."""
+    """The undo: nothing cancels this wait. The children are cancelled already, and their end is awaited."""
     return False
+
+
+def _outlast(task: Any, groups: list[TaskGroup]) -> TaskWait:
+    """Make `task` wait for the children of `groups`. This cannot be refused: where it closes a circle, the other is."""
+    remains = _Remains(groups)
+    while circle := cycle(task, remains):
+        *before, waiter, last = circle
+        refuse(waiter, deadlock([last, *before, waiter]))
+    wait: TaskWait = task.block(remains, _await_children)
+    return wait
 
 
 def settle_debts(task: Task[Any], then: Callable[[list[BaseException]], None]) -> None:
@@ -243,7 +296,7 @@ def settle_debts(task: Task[Any], then: Callable[[list[BaseException]], None]) -
 
     running = [group for group in groups if group._children]
     if running:
-        task.block(running[0], _await_children)
+        _outlast(task, running)
         for group in running:
             group._emptied = settle
     else:

@@ -14,20 +14,22 @@ have to be read together all the same.
 from __future__ import annotations
 
 from contextvars import copy_context
-from types import CoroutineType, GeneratorType
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
+from dari._kernel.bursts import Bursts
 from dari._kernel.contract import FINISHED, MORE, Direction, Driver, Idle, Need
 from dari._kernel.deadlines import Deadlines
 from dari._kernel.group import grouped, settle_debts
-from dari._kernel.lanes import Lane, Lanes
 from dari._kernel.leftovers import checked
+from dari._kernel.numbers import whole
 from dari._kernel.outcome import Error, Outcome, Value, strip_frames
 from dari._kernel.penance import PATIENCE, Penance
 from dari._kernel.scope import cancelled_by
 from dari._kernel.sites import callers
+from dari._kernel.sources import check_fresh, check_kind
 from dari._kernel.stats import SchedulerStats
-from dari._kernel.task import CANCEL, FIRST, HELD, Mark, Task, TaskWait
+from dari._kernel.task import CANCEL, FIRST, GIVEN, HELD, Mark, Task, TaskWait
 from dari._kernel.world import chain_priority, world
 from dari._kernel.yielded import NOTHING, Beginnings
 from dari.exceptions import Cancelled, SchedulerFull
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     from dari._kernel.contract import Tracer
     from dari._kernel.deadlines import Alarm
+    from dari._kernel.lanes import Lane
     from dari._kernel.outcome import Steppable
     from dari._kernel.scope import CancelScope
 
@@ -49,7 +52,6 @@ class Kernel:
     __slots__ = (
         "_advancing",
         "_beginnings",
-        "_counted",
         "_doomed",
         "_escaping",
         "_lanes",
@@ -96,8 +98,7 @@ class Kernel:
         self.lifetimes = 0.0  # seconds, summed over the tasks that have ended
         self.unobserved: dict[Task[Any], None] = {}
         self.unobserved_count = 0
-        self._lanes: Lanes[Task[Any]] = Lanes(starvation_limit, seed, self.step_aside)
-        self._counted = 0  # steps of the present burst that have been counted
+        self._lanes: Bursts[Task[Any]] = Bursts(starvation_limit, seed, self.step_aside, _count_steps)
         self._moving: list[tuple[Task[Any], Lane[Task[Any]]]] = []
         self._advancing = False
         self._doomed: list[Task[Any]] = []
@@ -174,8 +175,6 @@ class Kernel:
                             self._yielded(task, yielded)
             finally:
                 self.current = None
-                self.count_steps()
-                self._counted = 0
                 taken = lanes.finish()
                 self.switches += taken
                 if self._moving:
@@ -187,26 +186,14 @@ class Kernel:
         task = yielded = put_aside = None  # type: ignore[assignment] # see the end of `_resume`
 
     def count_steps(self) -> None:
-        """Count the steps of the present burst, up to now, from its record: cheaper than counting each on the way.
-
-        (20 ns a step of 120: benchmarks/switch.py.)
-        """
-        items, taken, first = self._lanes.record()
-        counted = self._counted
-        if counted == 0 and taken > 2 * first and items[first:taken] == items[: taken - first]:
-            rounds, more = divmod(taken, first)  # the same ones went round and round
-            for task in items[:first]:
-                task._stepped += rounds
-            for task in items[:more]:
-                task._stepped += 1
-        else:
-            for task in items[counted:taken]:
-                task._stepped += 1
-        self._counted = taken
+        """Bring `Task.steps` up to date."""
+        self._lanes.tell()
 
     def _resume(self, task: Task[Any], pending: Outcome[Any] | Mark) -> Any:
         """Resume a task that is not resumed by a plain `next`."""
-        if pending is FIRST:
+        if pending is FIRST or pending is GIVEN:
+            if pending is GIVEN:
+                check_fresh(task._source)
             task.started_at = self.clock()
             task._pending = None  # no scope around it is cancelled, or it would be CANCEL
             steps: Steppable = task._source
@@ -290,13 +277,15 @@ class Kernel:
             )
         source = main(*args) if callable(main) else main
         if type(source) is not GeneratorType:
-            _check_source(main, source)
+            check_kind(main, source)
+        if source is main:
+            check_fresh(source)
         if args and source is main:
             raise TypeError(f"{main!r} has begun already, so it takes no arguments: {args!r}")
         context = copy_context()
         if priority is None:
             priority = chain_priority.get()
-        elif priority != chain_priority.get():
+        elif (priority := whole("a priority", priority)) != chain_priority.get():
             context.run(chain_priority.set, priority)
         lane = self._lanes.lane(priority)
         task: Task[Any] = Task(self, source, context, lane, base, self.clock())
@@ -306,13 +295,15 @@ class Kernel:
             task._rarely().created_by = callers()
         if on_end is not None:
             task._on_end = [on_end]
+        if source is main:
+            task._pending = GIVEN
         self.tasks[task] = None
         self.created += 1
         if base is not None:
             assert base._members is not None
             base._members[task] = None
             task._interrupt()
-        lane.queue.append(task)  # `ready`, inlined: 40 ns of 1500 (benchmarks/tasks.py)
+        lane.items.append(task)  # `ready`, inlined: 40 ns of 1500 (benchmarks/tasks.py)
         if not lane._listed:
             self._lanes._list(lane)
         if not self._advancing:
@@ -367,7 +358,7 @@ class Kernel:
     def ready(self, task: Task[Any]) -> None:
         """The task can go on: put it into its lane, behind those that were woken before it."""
         lane = task._lane
-        lane.queue.append(task)
+        lane.items.append(task)
         if not lane._listed:
             self._lanes._list(lane)
         if not self._advancing:
@@ -377,7 +368,7 @@ class Kernel:
         """The task can go on, but did not have to wait: put it behind everyone who is ready at its priority."""
         lane = task._lane.aside
         assert lane is not None
-        lane.queue.append(task)
+        lane.items.append(task)
         if not lane._listed:
             self._lanes._list(lane)
         if not self._advancing:
@@ -385,6 +376,7 @@ class Kernel:
 
     def set_priority(self, task: Task[Any], priority: int) -> None:
         """From now on, also if it is ready; it then stands behind those who are ready there."""
+        priority = whole("a priority", priority)
         if task is self.current:
             chain_priority.set(priority)
         else:
@@ -463,11 +455,15 @@ class Kernel:
 _NONE: Value[None] = Value(None)
 
 
-def _check_source(main: Any, source: Any) -> None:
-    if not isinstance(source, CoroutineType) and not (
-        hasattr(source, "send") and hasattr(source, "throw") and hasattr(source, "close")
-    ):
-        raise TypeError(
-            f"{main!r} gave {source!r}: a task is a generator or a coroutine, or a function that makes one"
-            " (is there a `yield` in it?)"
-        )
+def _count_steps(tasks: list[Task[Any]], period: int) -> None:
+    """Count steps from the record of who had a turn: cheaper than counting each on the way.
+
+    (15 ns a step of 105: benchmarks/switch.py.)
+    """
+    if 0 < 2 * period < len(tasks) and tasks[period:] == tasks[:-period]:  # the same ones, round and round
+        rounds, more = divmod(len(tasks), period)
+        for task in tasks[:period]:
+            task._stepped += rounds
+        tasks = tasks[:more]
+    for task in tasks:
+        task._stepped += 1

@@ -6,10 +6,11 @@ And the tuple spelling: `yield ("sleep", 0.5)` is looked up in `commands`, which
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast, final
 
 from dari._kernel.contract import Direction, Operation
 from dari._kernel.joining import join
+from dari._kernel.numbers import moment, seconds
 from dari._kernel.outcome import Value
 from dari._kernel.scope import current_member
 from dari._kernel.task import Task
@@ -53,9 +54,7 @@ class Sleep(Operation[None]):
     __slots__ = ("_delay",)
 
     def __init__(self, delay: float) -> None:
-        if not delay >= 0:  # NaN is not, either
-            raise ValueError(f"sleep takes a number of seconds, 0 or more, not {delay!r}")
-        self._delay: Final = delay
+        self._delay: Final = seconds("a delay", delay)
 
     def __repr__(self) -> str:
         return f"sleep({self._delay})"
@@ -74,9 +73,7 @@ class SleepUntil(Operation[None]):
     __slots__ = ("_deadline",)
 
     def __init__(self, deadline: float) -> None:
-        if deadline != deadline:
-            raise ValueError("sleep_until takes a time on the scheduler's clock, not NaN")
-        self._deadline: Final = deadline
+        self._deadline: Final = moment("a deadline", deadline)
 
     def __repr__(self) -> str:
         return f"sleep_until({self._deadline})"
@@ -96,9 +93,9 @@ class Every(Operation[int]):
     __slots__ = ("_first", "_period", "_ticks")
 
     def __init__(self, period: float) -> None:
-        if not 0 < period < float("inf"):
-            raise ValueError(f"every takes a number of seconds above 0, not {period!r}")
-        self._period: Final = period
+        self._period: Final = seconds("a period", period, above=True)
+        if period == float("inf"):
+            raise ValueError("a period is a finite number of seconds, not inf")
         self._first: float | None = None
         self._ticks = 0  # the number of the tick that was given last
 
@@ -162,6 +159,8 @@ class Shield(Operation[T_co]):
     __slots__ = ("_task",)
 
     def __init__(self, task: Task[T_co]) -> None:
+        if not isinstance(cast("object", task), Task):
+            raise TypeError(f"shield takes a task, not {task!r}: make one by dari.create_task")
         self._task: Final = task
 
     def __repr__(self) -> str:
@@ -213,6 +212,9 @@ class WaitDescriptor(Operation[None]):
         return f"wait for descriptor {self._fd} to {self._direction}"
 
     def begin(self, task: Any) -> None:
+        if self._fd < 0:
+            task.fail(ValueError(f"{self!r}: a descriptor is 0 or more; the file that it is from is closed"))
+            return
         watching: dict[tuple[int, Direction], Any] = task.kernel.watching
         key = (self._fd, self._direction)
         if key in watching:
@@ -257,7 +259,11 @@ def shield(task: Task[T]) -> Operation[T]:
 
 
 def _descriptor(file: int | HasFileno) -> int:
-    return file if isinstance(file, int) else file.fileno()
+    if isinstance(file, int):
+        return file
+    if not hasattr(file, "fileno"):
+        raise TypeError(f"what is waited for is a descriptor, or has fileno(), not {file!r}")
+    return file.fileno()
 
 
 def wait_readable(file: int | HasFileno) -> Operation[None]:
@@ -311,4 +317,24 @@ def command(spelled: tuple[Any, ...]) -> Operation[Any]:
     try:
         return make(*spelled[1:])
     except TypeError as error:
-        raise TypeError(f"a task yielded {spelled!r}: {error}") from None
+        raise TypeError(f"a task yielded {spelled!r}: {_misspelt(spelled, make) or error}") from None
+
+
+def _misspelt(spelled: tuple[Any, ...], make: Callable[..., object]) -> str | None:
+    """How the command is spelled, if what came has not as many arguments as it takes; None: it has, or who knows."""
+    from inspect import signature  # heavy, and only mistakes need it
+
+    try:
+        takes = signature(make)
+    except (TypeError, ValueError):  # a built-in that does not tell
+        return None
+    try:
+        takes.bind(*spelled[1:])
+    except TypeError:
+        arguments = [
+            str(argument.replace(annotation=argument.empty))
+            for argument in takes.parameters.values()
+            if argument.kind not in (argument.KEYWORD_ONLY, argument.VAR_KEYWORD)
+        ]
+        return f"it is spelled ({', '.join([repr(spelled[0]), *arguments])}{'' if arguments else ','})"
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, Self, final
 
+from dari._kernel.numbers import whole
 from dari._kernel.world import chain_priority
 
 if TYPE_CHECKING:
@@ -40,9 +41,7 @@ class priority:  # noqa: N801 - used as a function, like `timeout`
     __slots__ = ("_number", "_tokens")
 
     def __init__(self, number: int) -> None:
-        if not isinstance(number, int):  # pyright: ignore[reportUnnecessaryIsInstance] - users without checkers
-            raise TypeError(f"a priority is an int, the lower runs first; not {number!r}")
-        self._number: Final = number
+        self._number: Final = whole("a priority", number)
         self._tokens: list[Token[int]] = []
 
     def __enter__(self) -> Self:

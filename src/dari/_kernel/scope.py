@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
+from dari._kernel.numbers import moment, seconds
 from dari._kernel.sites import calling
 from dari._kernel.world import world
 from dari.exceptions import Cancelled
@@ -318,15 +319,11 @@ class _GraceOver:
 
 
 def _checked_deadline(deadline: float | None) -> float | None:
-    if deadline is not None and deadline != deadline:
-        raise ValueError("a deadline is a time on the scheduler's clock, not NaN")
-    return deadline
+    return None if deadline is None else moment("a deadline", deadline)
 
 
 def _checked_delay(delay: float | None) -> float | None:
-    if delay is not None and not delay >= 0:  # NaN is not, either
-        raise ValueError(f"a delay is a number of seconds, 0 or more, not {delay!r}")
-    return delay
+    return None if delay is None else seconds("a delay", delay)
 
 
 def timeout(delay: float | None) -> Timeout:

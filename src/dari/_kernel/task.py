@@ -52,16 +52,21 @@ class TaskState(Enum):
 
 @final
 class Mark(Enum):
-    """What a `yield` meets instead of being done. (`FIRST`: it has not been stepped yet.)"""
+    """What a `yield` meets instead of being done.
+
+    `FIRST`: the task has not been stepped yet. `GIVEN`: nor has it, and others may have its generator.
+    """
 
     CANCEL = "cancel"
     HELD = "held"
     FIRST = "first"
+    GIVEN = "given"
 
 
 CANCEL: Final = Mark.CANCEL
 HELD: Final = Mark.HELD
 FIRST: Final = Mark.FIRST
+GIVEN: Final = Mark.GIVEN
 
 
 @final
@@ -85,6 +90,10 @@ class TaskWait:
     def priority(self) -> int:
         return self.task.priority
 
+    @property
+    def _waiter(self) -> Task[Any]:
+        return self.task
+
     def wake(self, outcome: Outcome[Any] | Mark | None = None) -> bool:
         """Let the task go on with `outcome` (None: the value None). False: too late, it was woken already."""
         task = self.task
@@ -100,6 +109,13 @@ class TaskWait:
     def wake_cancelled(self, error: BaseException) -> bool:
         """What the task waited for was cancelled: by its own wish (then it is cancelled, too); else it gets `error`."""
         return self.wake(CANCEL if self.asked else Error(error))
+
+    def ended(self, target: Task[Any]) -> None:
+        """The one task that it is for has ended, and how that ended is what the waiter gets."""
+        if target.cancelled():
+            self.wake_cancelled(target._cancelled_error())
+        else:
+            self.wake(target._outcome)
 
     def wake_done(self) -> bool:
         """What the task waited for is over and has nothing to give. If it was cancelled meanwhile, that it gets."""
@@ -185,7 +201,7 @@ class Task(Operation[T_co]):
         self._pending: Outcome[Any] | Mark | None = FIRST
         self._wait: TaskWait | None = None
         self._outcome: Outcome[T_co] | None = None
-        self._on_end: list[Callable[[Task[Any]], object]] | None = None
+        self._on_end: list[Callable[[Task[Any]], object]] | None = None  # methods of who listens: see `waiting`
         self._rare: _Rare | None = None
 
     # ---- what there is to know -------------------------------------------------------------------------------
@@ -385,7 +401,7 @@ class Task(Operation[T_co]):
             return
         if self._wait is not None:
             self._wait.cancel()
-        elif self._pending is None or self._pending is FIRST:
+        elif self._pending is None or self._pending is FIRST or self._pending is GIVEN:
             # Ready or running. A value or an error that it has won already goes first: the mark comes right after it.
             self._pending = CANCEL
 

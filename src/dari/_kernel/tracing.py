@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dari._kernel.bursts import Bursts
 from dari._kernel.kernel import Kernel
-from dari._kernel.lanes import Lanes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ def install(kernel: Kernel, tracer: Tracer | None) -> None:
     kernel.tracer = tracer
     kernel._lanes.cut()  # the present burst is walked in the old way
     kernel.__class__ = Kernel if tracer is None else _TracedKernel
-    kernel._lanes.__class__ = Lanes if tracer is None else _TracedLanes
+    kernel._lanes.__class__ = Bursts if tracer is None else _TracedBursts
 
 
 def _tell(kernel: Kernel, event: str, *args: Any) -> None:
@@ -59,7 +59,7 @@ class _TracedKernel(Kernel):
         _tell(self, "task_ended", task)
 
 
-class _TracedLanes(Lanes[Any]):
+class _TracedBursts(Bursts[Any]):
     __slots__ = ()
 
     def take(self, most: int) -> Callable[[Task[Any]], object] | None:

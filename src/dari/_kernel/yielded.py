@@ -1,7 +1,8 @@
 """What a task may yield, and how each kind of it is begun. Nothing else lives here.
 
 The exact type is looked up in a table; a type that is new is learnt once. (A chain of `isinstance` tests would cost
-each yield as much as the kinds that stand before it.) What makes no sense is thrown into the task at that very `yield`.
+each yield as much as the kinds that stand before it.) What makes no sense is thrown into the task at that very `yield`,
+and so is what would close a circle of waiters.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dari._kernel.combine import gather
 from dari._kernel.contract import Operation
 from dari._kernel.operations import command
 from dari._kernel.outcome import strip_frames
+from dari._kernel.waiting import cycle, deadlock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +36,8 @@ class _Nothing(Operation[None]):
 
 NOTHING: Final = _Nothing()
 
+_NO_LINKS: Final[Any] = Operation[Any].waits_for
+
 
 class Beginnings:
     """Begins what tasks yield."""
@@ -51,7 +55,7 @@ class Beginnings:
             if begin is None:
                 begin = self._learn(kind, yielded, task)
             begin(yielded, task)
-        except Exception as error:  # noqa: BLE001 - the task's own mistake, or an operation's: the task gets it
+        except BaseException as error:  # noqa: BLE001 - the task's own mistake, or an operation's: the task gets it
             error.__traceback__ = strip_frames(error.__traceback__)
             task._wait = None
             task.fail(error)
@@ -60,7 +64,8 @@ class Beginnings:
         begin: Callable[[Any, Any], object]
         if issubclass(kind, Operation):
             operation: type[Operation[Any]] = kind  # pyright: ignore[reportUnknownVariableType] - narrowed from object
-            begin = operation.begin
+            linked = operation.waits_for is not _NO_LINKS
+            begin = _begin_linked if linked else operation.begin
         elif issubclass(kind, tuple):
             begin = _begin_command
         elif issubclass(kind, list):
@@ -73,12 +78,21 @@ class Beginnings:
         return begin
 
 
+def _begin_linked(operation: Operation[Any], task: Task[Any]) -> None:
+    """What waits for the ends of tasks begins, unless those wait for this one: then nothing would ever end."""
+    circle = cycle(task, operation)
+    if circle is None:
+        operation.begin(task)
+    else:
+        task.fail(deadlock(circle))
+
+
 def _begin_command(spelled: tuple[Any, ...], task: Task[Any]) -> None:
-    command(spelled).begin(task)
+    _begin_linked(command(spelled), task)
 
 
 def _begin_list(things: list[Any], task: Task[Any]) -> None:
-    gather(*things).begin(task)
+    _begin_linked(gather(*things), task)
 
 
 def _begin_foreign(foreign: object, task: Task[Any]) -> None:

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from _thread import get_ident
+from contextlib import suppress
 from contextvars import Context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeVar, cast, final
@@ -24,17 +26,20 @@ from weakref import ref
 
 from dari._kernel.contract import FINISHED, MORE, Direction, Idle, Operation
 from dari._kernel.outcome import Error, Value
+from dari.drivers.asyncio_face import await_task, runs_for
 from dari.drivers.chunk import Chunk
-from dari.drivers.mailbox import Mailbox
+from dari.drivers.mailbox import Mailbox, strays
+from dari.drivers.refusal import refuse
 from dari.drivers.wakeup import remote_of
 from dari.exceptions import SchedulerClosed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 
     from dari._kernel.kernel import Kernel
     from dari._kernel.outcome import Outcome
     from dari._kernel.task import Task, TaskWait
+    from dari.drivers.asyncio_face import Face
 
 __all__ = ["AsyncioGuest"]
 
@@ -66,6 +71,7 @@ class AsyncioGuest:
         self._watched: dict[tuple[int, Direction], object] = {}
         self._ready: list[tuple[int, Direction]] = []
         self._finished: asyncio.Future[None] | None = None
+        self._thread = get_ident()
         self.mailbox = Mailbox(self._wake)
 
     @property
@@ -78,6 +84,9 @@ class AsyncioGuest:
     # ---- what the kernel asks ----------------------------------------------------------------------------------
 
     def notify(self) -> None:
+        if self._thread != get_ident():
+            self.post(bool)  # a call that does nothing: come and look
+            raise strays(self._thread)
         if self._armed:
             self._again = True
         else:
@@ -102,16 +111,7 @@ class AsyncioGuest:
         loop = asyncio.get_running_loop()
         if loop is not self._loop_ref():
             raise RuntimeError(f"{task!r} belongs to a scheduler in another event loop: await it there")
-        if task.done():
-            return task.result()
-        face = _Face(task, loop)  # for this one who waits: whether it was cancelled is its own affair
-        value: T = yield from face
-        if face.asked and (waiter := asyncio.current_task()) is not None:
-            # The task gave a result all the same. Its waiter gets that, and its cancel at the next `await`. It was
-            # counted when it was asked for.
-            waiter.cancel()
-            waiter.uncancel()
-        return value
+        return await_task(task, loop)
 
     def report(self, what: str, error: BaseException | None) -> None:
         from dari.drivers.reporting import report
@@ -170,9 +170,9 @@ class AsyncioGuest:
     def _rest(self, need: object) -> None:
         """Give the loop back, and see to it that it comes back to us when there is something to do."""
         loop = self.loop
-        again, self._again = self._again, False
         if self._watched or self._kernel.watching:
             self._watch(self._kernel.watching)
+        again, self._again = self._again, False  # only now: who waits for what cannot be watched is ready again
         if need is MORE or again or self.mailbox or self._ready:
             loop.call_soon(self._first_turn, context=self._context)
             return
@@ -227,10 +227,14 @@ class AsyncioGuest:
         for key in [key for key, wait in watched.items() if wanted.get(key) is not wait]:
             del watched[key]
             _unwatch(loop, key)
-        for key, wait in wanted.items():
+        for key, wait in tuple(wanted.items()):
             if key not in watched:
-                watched[key] = wait
-                (loop.add_reader if key[1] == "read" else loop.add_writer)(key[0], self._became_ready, key)
+                try:
+                    (loop.add_reader if key[1] == "read" else loop.add_writer)(key[0], self._became_ready, key)
+                except Exception as error:  # noqa: BLE001 - OSError, ValueError, RuntimeError: that of who waits for it
+                    refuse(self._kernel, [key], error)
+                else:
+                    watched[key] = wait
 
     def _became_ready(self, key: tuple[int, Direction]) -> None:
         self._ready.append(key)
@@ -240,40 +244,8 @@ class AsyncioGuest:
 
 
 def _unwatch(loop: asyncio.AbstractEventLoop, key: tuple[int, Direction]) -> None:
-    (loop.remove_reader if key[1] == "read" else loop.remove_writer)(key[0])
-
-
-@final
-class _Face(asyncio.Future[Any]):
-    """What coroutines await of a task. Cancelling it cancels the task; it ends when the task has really ended."""
-
-    def __init__(self, task: Task[Any], loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop=loop)
-        self._task = task
-        self.asked = False
-        if task._on_end is None:
-            task._on_end = []
-        task._on_end.append(self._ended)
-
-    def cancel(self, msg: Any = None) -> bool:
-        if self.done():
-            return False
-        self.asked = True
-        return self._task.cancel(msg if msg is not None else "cancelled by who waited for it")
-
-    def _ended(self, task: Task[Any]) -> None:
-        outcome = task._seen_from_outside()
-        if isinstance(outcome, Value):
-            self.set_result(outcome.value)
-        elif self.asked and task.cancelled():
-            super().cancel()
-        else:
-            error = outcome.error
-            if isinstance(error, StopIteration):  # a future refuses those
-                error = RuntimeError(f"task {task.name!r} raised StopIteration")
-                error.__cause__ = outcome.error
-            self.set_exception(error)
-            self.exception()  # it has been told: asyncio need not warn about it
+    with suppress(RuntimeError):  # it was closed, and a transport of the loop got the number: nothing of ours is left
+        (loop.remove_reader if key[1] == "read" else loop.remove_writer)(key[0])
 
 
 @final
@@ -311,14 +283,23 @@ class _HostFuture(Operation[T_co]):
 class _HostAwaitable(Operation[T_co]):
     """Runs an awaitable as a task of the host, and waits for it."""
 
-    __slots__ = ("_awaitable", "_guest")
+    __slots__ = ("_awaitable", "_guest", "face")
 
     def __init__(self, guest: AsyncioGuest, awaitable: Awaitable[T_co]) -> None:
         self._guest = guest
         self._awaitable = awaitable
+        self.face: Face | None = None  # of the task of ours that the coroutine awaits
 
     def __repr__(self) -> str:
         return repr(self._awaitable)
+
+    def waits_for(self) -> Iterable[Task[Any]]:
+        return () if self.face is None or self.face.done() else (self.face.task,)
+
+    def refuse(self, error: BaseException) -> None:
+        """Called only where `waits_for` led a search along: the coroutine gets it at its `await`."""
+        assert self.face is not None
+        self.face.refuse(error)
 
     def begin(self, task: Any) -> None:
         host_task: asyncio.Task[T_co] | None = None
@@ -354,6 +335,7 @@ class _HostAwaitable(Operation[T_co]):
                     return
                 finally:
                     starting = False
+                runs_for(host_task, task)
                 if asked:
                     host_task.cancel()
                 host_task.add_done_callback(lambda done: _settle(wait, done), context=self._guest._context)

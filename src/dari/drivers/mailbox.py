@@ -8,6 +8,7 @@ it clear, and wakes. Two putters may both wake: harmless. (facts/scheduler.md d.
 
 from __future__ import annotations
 
+from _thread import get_ident
 from collections import deque
 from typing import TYPE_CHECKING, Final, final
 
@@ -16,7 +17,7 @@ from dari.exceptions import SchedulerClosed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Mailbox"]
+__all__ = ["Mailbox", "strays"]
 
 
 @final
@@ -63,3 +64,12 @@ class Mailbox:
         """Let nothing more in; gives what was in."""
         self._closed = True
         return self.take()
+
+
+def strays(owner: int) -> RuntimeError:
+    """What a thread is told that sets, cancels or creates something of a scheduler which runs on the thread `owner`."""
+    return RuntimeError(
+        f"thread {get_ident()} touched a scheduler that runs on thread {owner}: from other threads it is reached by"
+        " scheduler.call_soon_threadsafe(event.set), call_soon_threadsafe(task.cancel), call_soon_threadsafe("
+        "scheduler.create_task, main) only"
+    )

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import signal
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Self
+
+from dari._kernel.numbers import seconds
+from dari.exceptions import DeadlockError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,21 +26,21 @@ __all__ = ["Interrupts", "run_main"]
 
 def run_main(driver: Standalone, kernel: Kernel, main: Any, args: tuple[Any, ...], timeout: float | None) -> Any:
     """Drive `kernel` until main has ended, and what it left behind; give main's result, or raise its error."""
+    limit = None if timeout is None else seconds("a timeout", timeout)
     task: Task[Any] = kernel.create_task(main, args, on_end=lambda _: None)  # observed here
     out_of_time = _OutOfTime(task)
-    if timeout is not None:
-        kernel.set_deadline(out_of_time, driver.clock() + timeout)
-    with Interrupts(driver, lambda: task.cancel("Ctrl-C")) as interrupts:
+    if limit is not None:
+        kernel.set_deadline(out_of_time, driver.clock() + limit)
+    with closing(driver), Interrupts(driver, lambda: task.cancel("Ctrl-C")) as interrupts:
         try:
             driver.reports_deadlocks = True
             driver.drive(kernel, until=task.done)
         finally:
-            driver.reports_deadlocks = False
             kernel.clear_deadline(out_of_time)
             if not interrupts.hard:
                 kernel.cancel("main has ended")
-                driver.drive(kernel)
-            driver.mailbox.close()
+                _outlast(driver, kernel)
+            driver.reports_deadlocks = False
     if interrupts.due:
         raise KeyboardInterrupt
     if task.cancelled():
@@ -45,6 +49,18 @@ def run_main(driver: Standalone, kernel: Kernel, main: Any, args: tuple[Any, ...
         if out_of_time.came:
             raise TimeoutError(f"dari.run: {task.name!r} did not end within {timeout} seconds")
     return task.result()
+
+
+def _outlast(driver: Standalone, kernel: Kernel) -> None:
+    """Drive until what main left behind has ended. What can never end is left where it stands, and reported.
+
+    It is not raised: that would cost main's result, or its error, which matters more.
+    """
+    driver.reports_deadlocks = True  # again: what was warned of while main ran was another standstill
+    try:
+        driver.drive(kernel)
+    except DeadlockError as standstill:
+        driver.report(f"main has ended, but what it left behind never will: {standstill}", None)
 
 
 class _OutOfTime:

@@ -1,9 +1,9 @@
 """The driver that owns its thread: it waits with a selector, and other threads wake it through a pipe.
 
 Neither is made before the first wait: a program that never waits costs no descriptor. Making the pipe lazily is safe,
-because a poster appends before it looks for the pipe, and the driver makes the pipe before it looks at the mailbox. It
-is closed when nobody holds the waker any more, not at some chosen moment: a thread that is just about to write
-would else write into whatever got the number next.
+because a poster appends before it looks for the pipe, and the driver makes the pipe before it looks at the mailbox.
+`close` closes the selector, and lets the waker go: the pipe is closed when nobody holds that any more, not at that
+very moment. A thread that is just about to write would else write into whatever got the number next.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import selectors
 import signal
 import threading
 import time
+from _thread import get_ident
 from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 
 from dari._kernel.contract import FINISHED, MORE, Direction, Idle
 from dari._kernel.waiting import dump
 from dari.drivers.chunk import Chunk
-from dari.drivers.mailbox import Mailbox
+from dari.drivers.mailbox import Mailbox, strays
+from dari.drivers.refusal import refuse
 from dari.drivers.wakeup import remote_of
 from dari.exceptions import DeadlockError
 
@@ -81,17 +83,21 @@ class Standalone:
     clock = staticmethod(time.monotonic)
 
     def __init__(self) -> None:
-        self._waker: Final = _Waker()
-        self.mailbox: Final = Mailbox(self._waker.wake)
+        self._waker = _Waker()
+        self.mailbox: Final = Mailbox(self._wake)
         self.reports_deadlocks = False
         self._chunk: Final = Chunk(_CHUNK)
         self._stopped = False
+        self._thread: int | None = None  # that drives
         self._selector: selectors.BaseSelector | None = None
 
     # ---- what the kernel asks ----------------------------------------------------------------------------------
 
     def notify(self) -> None:
-        """Nothing to do: `drive` looks at the kernel before it waits."""
+        """Nothing to do: `drive` looks at the kernel before it waits. Unless it is another thread that calls."""
+        if self._thread is not None and self._thread != get_ident():
+            self.post(bool)  # a call that does nothing: come and look
+            raise strays(self._thread)
 
     def post(self, call: Callable[[], object]) -> None:
         self.mailbox.put(call)
@@ -118,6 +124,15 @@ class Standalone:
 
     def drive(self, kernel: Kernel, until: Callable[[], bool] | None = None, deadline: float | None = None) -> bool:
         """Advance `kernel` until all have ended or `until()` holds (True), or `deadline` or `stop` come (False)."""
+        if self._thread is not None:
+            raise RuntimeError(f"this scheduler is run by thread {self._thread} already, not by {get_ident()} too")
+        self._thread = get_ident()
+        try:
+            return self._drive(kernel, until, deadline)
+        finally:
+            self._thread = None
+
+    def _drive(self, kernel: Kernel, until: Callable[[], bool] | None, deadline: float | None) -> bool:
         chunk, before = self._chunk, self.clock()
         while True:
             calls = self.mailbox.take() if self.mailbox else ()
@@ -144,9 +159,22 @@ class Standalone:
     def stop(self) -> None:
         """From any task, thread or signal handler: let the present `drive` (or the next) end with False."""
         self._stopped = True
-        self._waker.wake()
+        self._wake()
+
+    def close(self) -> list[Callable[[], object]]:
+        """Let nothing more in, and keep no descriptor. Gives what was posted and not called."""
+        posted = self.mailbox.close()
+        self._waker = _Waker()
+        if self._selector is not None:
+            self._selector.close()
+            self._selector = None
+        return posted
 
     # ---- waiting -----------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        """From any thread or signal handler. Who is in here holds the waker, so its pipe stays open meanwhile."""
+        self._waker.wake()
 
     def _wait(self, kernel: Kernel, need: Idle, deadline: float | None) -> None:
         if self._waker.reading < 0:
@@ -199,7 +227,13 @@ class Standalone:
             else:
                 selector.unregister(key.fd)
         for fd, (events, waits) in wanted.items():
-            selector.register(fd, events, waits)
+            try:
+                selector.register(fd, events, waits)
+            except Exception as error:
+                if fd == self._waker.reading:
+                    raise
+                refuse(kernel, [(fd, direction) for direction, event in _EVENTS.items() if events & event], error)
+                timeout = 0  # it is ready
         ready: list[tuple[int, Direction]] = []
         for key, events in selector.select(timeout):
             if key.fd == self._waker.reading:

@@ -55,6 +55,10 @@ class Line:
     _emptied: Callable[[], None] | None = None
 
     @property
+    def _waiter(self) -> Task[Any] | None:
+        return None if self.owner is None else self.owner.task
+
+    @property
     def _children(self) -> tuple[Task[None], ...]:
         return () if self.supervisor.done() else (self.supervisor,)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Generator
-from operator import index
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, final, overload
 
 from dari._kernel.contract import Operation, Steps
 from dari._kernel.joining import join
+from dari._kernel.numbers import seconds, whole
 from dari._kernel.outcome import Error, Value
 from dari._kernel.scope import CancelScope
 from dari.exceptions import DariError, QueueShutDown
@@ -48,7 +48,7 @@ class Pipeline(Generic[T]):
             raise TypeError(f"a Pipeline's source is an iterable, async iterable or Queue, not {source!r}{called}")
         if pool is not None and isinstance(source, kinds):
             raise TypeError(f"pool= is for a source whose next() blocks; {source!r} is waited for without one")
-        self._buffer: Final = _at_least_one("buffer", buffer)
+        self._buffer: Final = whole("buffer", buffer, 1)
         self._source: Final[Any] = source
         self._stages: list[Stage] = [poured(source, pool)]
         self._names: list[str] = [f"<Pipeline of {type(source).__name__}"]
@@ -92,7 +92,7 @@ class Pipeline(Generic[T]):
         """
         if pool is not None and getattr(getattr(fn, "__code__", None), "co_flags", 0) & _WAITING_CODE:
             raise TypeError(f"{fn!r} waits, so it is a task and needs no pool: pool= is for functions that block")
-        concurrency = _at_least_one("concurrency", concurrency)
+        concurrency = whole("concurrency", concurrency, 1)
         name = _named("map", fn)
         return self._extended(name, mapped(name, fn, concurrency, ordered, pool))
 
@@ -114,9 +114,9 @@ class Pipeline(Generic[T]):
 
     def batch(self, size: int, timeout: float | None = None) -> Pipeline[list[T]]:
         """Lists of `size` items; the last may be shorter, and one whose first item is `timeout` seconds old."""
-        if timeout is not None and not timeout > 0:  # NaN is not, either
-            raise ValueError(f"the timeout of a batch is a number of seconds above 0, not {timeout!r}")
-        return self._extended(f"batch({size})", batches(_at_least_one("size", size), timeout))
+        if timeout is not None:
+            seconds("the timeout of a batch", timeout, above=True)
+        return self._extended(f"batch({size})", batches(whole("size", size, 1), timeout))
 
     def _extended(self, name: str, stage: Stage) -> Pipeline[Any]:
         self._check_whole()
@@ -276,12 +276,6 @@ class _AClose(_OfLine[None]):
             if isinstance(source, Generator):
                 source.close()  # pyright: ignore[reportUnknownMemberType] - narrowed from Any
         task.resume()
-
-
-def _at_least_one(what: str, number: int) -> int:
-    if index(number) < 1:
-        raise ValueError(f"{what} is a number of 1 or more, not {number!r}")
-    return index(number)
 
 
 def _named(stage: str, fn: Any) -> str:

@@ -49,29 +49,28 @@ class Line(Generic[T]):
         return item
 
     def head(self, priority: int) -> T | None:
-        queue = self._lanes.lane(priority).queue
-        return queue[0] if queue else None
+        items = self._lanes.lane(priority).items
+        return items[0] if items else None
 
     def left(self, priority: int) -> None:
         """One that stood at `priority` stands no more (and `stands` says so)."""
         marks = self._left[priority] = self._left.get(priority, 0) + 1
-        queue = self._lanes.lane(priority).queue
-        if marks > _WORTH_SWEEPING and 2 * marks > len(queue):
-            standing = [item for item in queue if self._stands(item)]
-            queue.clear()
-            queue.extend(standing)
+        items = self._lanes.lane(priority).items
+        if marks > _WORTH_SWEEPING and 2 * marks > len(items):
+            standing = [item for item in items if self._stands(item)]
+            items.clear()
+            items.extend(standing)
             self._left[priority] = 0
         self._trim(priority)
 
     def _trim(self, priority: int) -> None:
         lane = self._lanes.lane(priority)
-        queue, marks = lane.queue, self._left[priority]
-        while marks and not self._stands(queue[0]):
-            queue.popleft()
+        marks = self._left[priority]
+        while marks and not self._stands(lane.items[0]):
+            lane.next()
             marks -= 1
         if marks:
             self._left[priority] = marks
         else:
             del self._left[priority]
-        if not queue:
-            self._lanes.tidy(lane)
+        self._lanes.tidy(lane)

@@ -16,6 +16,7 @@ from operator import index
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, Self, TypeVar, final
 
+from dari._kernel.numbers import whole
 from dari._kernel.outcome import Error
 from dari._kernel.scope import CancelScope
 from dari._kernel.world import chain_priority, world
@@ -63,7 +64,7 @@ class View:
         return View(
             self._desk,
             self._on_full,
-            self._priority if priority is None else priority,
+            self._priority if priority is None else whole("a priority", priority),
             self._name if name is None else name,
         )
 

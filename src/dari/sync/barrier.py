@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, final
 
 from dari._kernel.contract import Operation
+from dari._kernel.numbers import whole
 from dari._kernel.outcome import Error, Value
 from dari.exceptions import BrokenBarrierError
 from dari.sync.waiters import Waiters
@@ -19,9 +20,7 @@ class Barrier:
     __slots__ = ("_broken", "_parties", "_waiters")
 
     def __init__(self, parties: int) -> None:
-        if not parties >= 1:
-            raise ValueError(f"a Barrier is for 1 or more parties, not {parties!r}")
-        self._parties: Final = parties
+        self._parties: Final = whole("the number of parties of a Barrier", parties, 1)
         self._waiters: Final = Waiters()
         self._broken = False
 

@@ -40,7 +40,7 @@ class Condition(Acquirable):
         self._waiters: Final = Waiters()  # each with its _Turn
 
     def __repr__(self) -> str:
-        return f"<Condition {'locked' if self.locked() else 'unlocked'}, {len(self._waiters)} waiting>"
+        return f"<Condition {self._lock._state()}, {len(self._waiters)} waiting>"
 
     def locked(self) -> bool:
         return self._lock.locked()

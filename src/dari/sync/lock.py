@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Final, NoReturn, final
+from weakref import ref
 
 from dari._kernel.contract import Operation
+from dari._kernel.numbers import whole
 from dari._kernel.outcome import Value
 from dari.sync.waiters import Waiters
 
@@ -55,10 +57,11 @@ class Acquirable:
 class Guard:
     """What `acquire` gives: `with` it, and the end of the block releases, once. (It is true, as asyncio's `True`.)"""
 
-    __slots__ = ("_of", "_over")
+    __slots__ = ("_by", "_of", "_over")
 
-    def __init__(self, of: Acquirable) -> None:
+    def __init__(self, of: Acquirable, by: Any) -> None:
         self._of: Final = of
+        self._by: Final = ref(by)  # the task that acquires; weakly: a lock that is never released keeps nobody alive
         self._over = False
 
     def __repr__(self) -> str:
@@ -78,6 +81,12 @@ class Guard:
             self._refuse()
         self._over = True
         self._of.release()
+
+    @property
+    def holder(self) -> Any:
+        """The task that acquired it, unless that has ended (as the small one has that an asyncio coroutine awaits)."""
+        task = self._by()
+        return None if task is None or task.done() else task
 
     def _refuse(self) -> NoReturn:
         raise RuntimeError(
@@ -104,7 +113,7 @@ class _Acquire(Operation[Guard]):
         return f"acquire of {self._of!r}"
 
     def begin(self, task: Any) -> None:
-        guard = Guard(self._of)
+        guard = Guard(self._of, task)
         if self._of._take(guard):
             task.resume(guard)
         else:
@@ -118,7 +127,8 @@ class _Acquire(Operation[Guard]):
 class Lock(Acquirable):
     """Held by one at a time. It belongs to whoever acquired it, but any task may release it, as in asyncio.
 
-    It is not reentrant: a task that acquires it twice waits for itself.
+    It is not reentrant: a task that acquires it twice waits for itself. That is not refused, nor are two tasks that
+    wait for each other's locks: a third could release them. Its repr, and so a dump, names who holds it.
     """
 
     __slots__ = ("_held", "_waiters")
@@ -128,7 +138,13 @@ class Lock(Acquirable):
         self._waiters: Final = Waiters()  # each with a Guard, or the _Turn of a condition: what it is granted to
 
     def __repr__(self) -> str:
-        return f"<Lock {'unlocked' if self._held is None else 'locked'}, {len(self._waiters)} waiting>"
+        return f"<Lock {self._state()}, {len(self._waiters)} waiting>"
+
+    def _state(self) -> str:
+        if self._held is None:
+            return "unlocked"
+        holder = self._held.holder
+        return "locked" if holder is None else f"held by {holder.label}"
 
     def locked(self) -> bool:
         return self._held is not None
@@ -166,9 +182,7 @@ class Semaphore(Acquirable):
     __slots__ = ("_value", "_waiters")
 
     def __init__(self, value: int = 1) -> None:
-        if not value >= 0:
-            raise ValueError(f"a {type(self).__name__} holds 0 or more permits, not {value!r}")
-        self._value = value
+        self._value = whole(f"the value of a {type(self).__name__}", value, 0)
         self._waiters: Final = Waiters()
 
     def __repr__(self) -> str:
@@ -205,7 +219,7 @@ class BoundedSemaphore(Semaphore):
 
     def __init__(self, value: int = 1) -> None:
         super().__init__(value)
-        self._bound: Final = value
+        self._bound: Final = self._value
 
     def release(self) -> None:
         """As a semaphore's; ValueError if all permits are free already."""

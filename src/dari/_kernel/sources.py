@@ -1,0 +1,37 @@
+"""What may be given as a task: a generator or a coroutine that is fresh, or a function that makes one.
+
+A function is called once, and what it makes belongs to its task alone. A generator that was given by itself may have
+been given to two tasks, or have begun already: then each would get a part of its steps, or none. So those are looked
+at when they are given, and once more before their first step. (A generator that nobody else can have is not looked at:
+asking for its frame makes one, which costs time and memory.)
+"""
+
+from __future__ import annotations
+
+from types import CoroutineType
+from typing import Any
+
+__all__ = ["check_fresh", "check_kind"]
+
+
+def check_kind(main: Any, source: Any) -> None:
+    """TypeError unless `source`, which `main` is or has made, can be stepped."""
+    if not isinstance(source, CoroutineType) and not (
+        hasattr(source, "send") and hasattr(source, "throw") and hasattr(source, "close")
+    ):
+        raise TypeError(
+            f"{main!r} gave {source!r}: a task is a generator or a coroutine, or a function that makes one"
+            " (is there a `yield` in it?)"
+        )
+
+
+def check_fresh(source: Any) -> None:
+    """RuntimeError if it has begun or ended: `inspect.getgeneratorstate`, without importing that module."""
+    prefix = "cr" if hasattr(source, "cr_frame") else "gi"
+    if getattr(source, f"{prefix}_running", False) or getattr(source, f"{prefix}_suspended", False):
+        state = "has begun already"
+    elif getattr(source, f"{prefix}_frame", source) is None:
+        state = "has ended already"
+    else:
+        return
+    raise RuntimeError(f"{source!r} {state}: give each task one of its own, or the function that makes it")

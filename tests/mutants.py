@@ -1,0 +1,154 @@
+"""Do the tests notice? Ten mistakes that a kernel like this one invites, each made in a copy of the source.
+
+    python tests/mutants.py [name…]
+
+For each of them a copy of `src` gets the mistake, and the tests that guard the rule run against that copy: one of them
+must fail. (Before that they pass against a copy without any mistake.) Prints which test failed, and ends with 1 if a
+mutant lived. Run from the root of the repository, in the environment that runs the tests.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+
+
+class Mutant(NamedTuple):
+    file: str
+    """Below src/dari."""
+    right: str
+    """What stands there, exactly once."""
+    wrong: str
+    tests: str
+
+
+MUTANTS = {
+    "wait id ignored": Mutant(
+        "_kernel/task.py",
+        "        if task._wait is not self:\n            return False\n        task._wait = None\n",
+        "        if task._wait is None:\n            return False\n        task._wait = None\n",
+        "tests/kernel/test_yields.py tests/kernel/test_join.py tests/kernel/test_model.py",
+    ),
+    "LIFO instead of FIFO": Mutant(
+        "sync/waiters.py",
+        "waiting.popitem(last=False)",
+        "waiting.popitem(last=True)",
+        "tests/kernel/test_locks.py tests/kernel/test_sync.py",
+    ),
+    "undo skipped": Mutant(
+        "_kernel/task.py",
+        "            if self._undo(self):\n                self.wake(CANCEL)\n",
+        "            self.wake(CANCEL)\n",
+        "tests/kernel/test_join.py tests/kernel/test_sync.py tests/kernel/test_queues.py",
+    ),
+    "starvation bound off by one": Mutant(
+        "_kernel/bursts.py",
+        "self._taken - limit\n",
+        "self._taken - limit - 1\n",
+        "tests/kernel/test_bursts.py tests/kernel/test_fairness.py",
+    ),
+    "inner scope beats outer": Mutant(
+        "_kernel/scope.py",
+        "        if scope.cancel_called and not scope._closed:\n            found = scope\n",
+        "        if found is None and scope.cancel_called and not scope._closed:\n            found = scope\n",
+        "tests/kernel/test_scopes.py tests/kernel/test_timeouts.py",
+    ),
+    "won result dropped by a later cancel": Mutant(
+        "_kernel/task.py",
+        "        elif self._pending is None or self._pending is FIRST or self._pending is GIVEN:\n",
+        "        else:\n",
+        "tests/kernel/test_join.py tests/kernel/test_queues.py tests/kernel/test_locks.py",
+    ),
+    "deadline counted from a stale time": Mutant(
+        "_kernel/operations.py",
+        "kernel.set_deadline(task.block(self, undone), kernel.clock() + self._delay)",
+        "kernel.set_deadline(task.block(self, undone), task.started_at + self._delay)",
+        "tests/kernel/test_deadlines.py",
+    ),
+    "heap never pruned": Mutant(
+        "_kernel/deadlines.py",
+        "            if self._stale * 2 > len(self._heap) + _SLACK:\n",
+        "            if False:\n",
+        "tests/kernel/test_deadlines.py",
+    ),
+    "group leaves a child": Mutant(
+        "_kernel/group.py",
+        "        if running or (as_it_is and self._errors):\n            self._parent._owe(self)\n",
+        "        if as_it_is and self._errors:\n            self._parent._owe(self)\n",
+        "tests/kernel/test_groups_left.py tests/kernel/test_groups.py",
+    ),
+    "hand-over loses a permit": Mutant(
+        "sync/lock.py",
+        "    def take_back(self, value: Guard) -> None:\n        value.release()\n",
+        "    def take_back(self, value: Guard) -> None:\n        pass\n",
+        "tests/kernel/test_combine.py tests/drivers/test_shared_primitives.py",
+    ),
+}
+
+
+def run(tests: str, source: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests.split()],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def copy_of_source(directory: Path) -> Path:
+    source = directory / "src"
+    shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
+    return source
+
+
+def what_became_of(name: str) -> str:
+    """Which test killed it; empty if it lived."""
+    mutant = MUTANTS[name]
+    with tempfile.TemporaryDirectory() as directory:
+        source = copy_of_source(Path(directory))
+        path = source / "dari" / mutant.file
+        text = path.read_text()
+        if text.count(mutant.right) != 1:
+            raise SystemExit(f"{name}: {mutant.file} has changed, and the mutant must follow:\n{mutant.right}")
+        path.write_text(text.replace(mutant.right, mutant.wrong))
+        result = run(mutant.tests, source)
+    if result.returncode == 0:
+        return ""
+    killer = re.search(r"^FAILED (\S+)", result.stdout, re.MULTILINE)
+    if result.returncode != 1 or killer is None:  # a test must have failed, not the run
+        raise SystemExit(f"{name}: the tests did not run:\n{result.stdout}{result.stderr}")
+    return killer[1]
+
+
+def main() -> None:
+    names = sys.argv[1:] or list(MUTANTS)
+    unknown = [name for name in names if name not in MUTANTS]
+    if unknown:
+        raise SystemExit(f"no such mutant: {', '.join(unknown)}; there are {', '.join(MUTANTS)}")
+    tests = " ".join(sorted({test for name in names for test in MUTANTS[name].tests.split()}))
+    with tempfile.TemporaryDirectory() as directory:
+        result = run(tests, copy_of_source(Path(directory)))
+    if result.returncode != 0:
+        raise SystemExit(f"without a mutant these tests must pass:\n{result.stdout}{result.stderr}")
+    print("without a mutant the tests pass", flush=True)
+    lived = 0
+    with ThreadPoolExecutor(os.cpu_count() or 1) as executor:
+        for name, killer in zip(names, executor.map(what_became_of, names), strict=True):
+            lived += not killer
+            print(f"{name:38} {f'killed by {killer}' if killer else 'LIVED'}", flush=True)
+    raise SystemExit(lived > 0)
+
+
+if __name__ == "__main__":
+    main()
