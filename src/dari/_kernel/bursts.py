@@ -32,7 +32,6 @@ T = TypeVar("T")
 
 _LONGEST_BURST = 1024
 _KEPT = 64  # items that had their turn may stay in a lane that is not empty: telling of each few would cost too much
-_LONG_LANE = 512  # items: the walked part of a longer one is kept for three rounds, which are then counted as one
 
 
 class _Walked(Lane[T]):
@@ -198,8 +197,8 @@ class Bursts(Lanes[T]):
             if left:
                 lane._since = self._taken
                 order.move_to_end(lane)
-                if aside is not None and left > _LONGEST_BURST:
-                    self._tell(lane)  # nobody comes round: now they are in the processor's cache
+                if left > _LONGEST_BURST:
+                    self._tell(lane)  # nobody came round, and a whole round at once would take too long
             else:
                 self._unlist(lane)
             return taken
@@ -229,7 +228,7 @@ class Bursts(Lanes[T]):
         for lane in self._order:
             if isinstance(lane, _Walked):
                 walked, left = lane.walked(), len(lane)
-                if walked > _KEPT and (left < _LONG_LANE or walked > 3 * left):
+                if walked > _KEPT and (left <= _LONGEST_BURST or walked > left):
                     self._tell(lane)
                     del lane.items[:walked]
                     lane.told = 0

@@ -54,14 +54,13 @@ def _noting_await(self: Operation[Any]) -> Generator[Any, Any, Any]:
     return _await(self)
 
 
-def _dropped(self: Operation[Any]) -> None:
+def _dropped(self: Operation[Any], finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+    if finalizing():
+        return  # nobody dropped it; and the names of this module may be gone
     if id(self) in _used:
         _used.discard(id(self))
         return
-    try:
-        frame = sys._getframe(1)
-    except ValueError:
-        return  # nobody dropped it: the interpreter is shutting down
+    frame = sys._getframe(1)
     module = frame.f_globals.get("__name__", "")
     if not self.may_be_dropped and not module.startswith("dari."):
         warnings.warn_explicit(
