@@ -266,7 +266,7 @@ def test_few_of_those_that_had_their_turn_are_kept():
 
 
 def test_of_a_long_lane_one_round_is_kept():
-    """Cutting it off costs as much as those who wait: so not before as many had their turn. They are on record at once."""
+    """Cutting it off costs as much as those who wait: so not before as many had a turn. They are on record at once."""
     record = Counter()
     lanes = bursts(record=lambda items, _: record.update(items))
     for number in range(3000):

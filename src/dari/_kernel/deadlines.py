@@ -26,7 +26,7 @@ class Alarm(Protocol):
 
     alarm: int
 
-    def expire(self) -> None:
+    def expire(self) -> object:
         """The time has come. Called once, and only if the deadline was not cleared or moved meanwhile."""
         ...
 

@@ -165,7 +165,11 @@ class Kernel:
                         else:
                             yielded = self._resume(task, task._pending)
                     except StopIteration as stop:
-                        self._ended(task, _NONE if stop.value is None else Value(stop.value))
+                        outcome = _NONE if stop.value is None else Value(stop.value)
+                        if task._rare is None:
+                            self._finish(task, outcome)
+                        else:
+                            self._ended(task, outcome)
                     except BaseException as error:  # noqa: BLE001 - it is the task's; who waits gets it
                         self._ended(task, Error(error.with_traceback(strip_frames(error.__traceback__))))
                     else:

@@ -106,6 +106,8 @@ class TaskWait:
         task.kernel.ready(task)
         return True
 
+    expire = wake  # its deadline has come: that is all
+
     def wake_cancelled(self, error: BaseException) -> bool:
         """What the task waited for was cancelled: by its own wish (then it is cancelled, too); else it gets `error`."""
         return self.wake(CANCEL if self.asked else Error(error))
@@ -120,9 +122,6 @@ class TaskWait:
     def wake_done(self) -> bool:
         """What the task waited for is over and has nothing to give. If it was cancelled meanwhile, that it gets."""
         return self.wake(CANCEL if self.asked else None)
-
-    def expire(self) -> None:
-        self.wake()
 
     def cancel(self) -> None:
         """A scope around the task was cancelled."""
