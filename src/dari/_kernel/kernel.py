@@ -26,7 +26,7 @@ from dari._kernel.numbers import whole
 from dari._kernel.outcome import Error, Outcome, Value, strip_frames
 from dari._kernel.penance import PATIENCE, Penance
 from dari._kernel.scope import cancelled_by
-from dari._kernel.sites import callers
+from dari._kernel.sites import callers, shown
 from dari._kernel.sources import check_fresh, check_kind
 from dari._kernel.stats import SchedulerStats
 from dari._kernel.task import CANCEL, FIRST, GIVEN, HELD, Mark, Task, TaskWait
@@ -354,7 +354,7 @@ class Kernel:
             self.unobserved_count += 1
             if len(self.unobserved) < _KEPT_FAILURES:
                 self.unobserved[task] = None
-            created = "".join(f"\n    created at {site}" for site in task._created_by())
+            created = "".join(f"\n    created at {shown(site)}" for site in task._created_by())
             self.driver.report(f"{task!r} failed, and nobody waits for it{created}", error)
 
     # ---- what operations, scopes and the outside may ask --------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dari._kernel.outcome import Error, Outcome
+from dari._kernel.sites import shown
 from dari.exceptions import Cancelled
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def checked(task: Task[Any], outcome: Outcome[Any]) -> Outcome[Any]:
     if task._scope is not root:
         scope = task._scope
         assert scope is not None
-        innermost = f"{scope!r}, entered at {scope._entered_at}"
+        innermost = f"{scope!r}, entered at {shown(scope._entered_at)}"
         while scope is not None and scope is not root:
             task.kernel.clear_deadline(scope)
             scope._unlink()
@@ -37,8 +38,8 @@ def checked(task: Task[Any], outcome: Outcome[Any]) -> Outcome[Any]:
         lost: Any = outcome.error._scope
         if lost is not None and lost._owner is task and lost is not root:
             return _failed(
-                f"{task!r} was stopped by {lost!r} outside of its block, entered at {lost._entered_at}: a scope is"
-                " opened in a task, not in a generator that yields to its consumer",
+                f"{task!r} was stopped by {lost!r} outside of its block, entered at {shown(lost._entered_at)}: a scope"
+                " is opened in a task, not in a generator that yields to its consumer",
                 outcome,
             )
     return outcome

@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 from dari._kernel.numbers import moment, seconds
-from dari._kernel.sites import calling
+from dari._kernel.sites import calling, shown
 from dari._kernel.world import world
 from dari.exceptions import Cancelled
 
@@ -285,8 +285,8 @@ class CancelScope:
 
     def _refuse(self, how: str) -> NoReturn:
         raise RuntimeError(
-            f"{self!r}, entered at {self._entered_at}, was left {how}: scopes are left last in, first out, by the task"
-            " that entered them. Was it opened in a generator that yields to its consumer, not to dari?"
+            f"{self!r}, entered at {shown(self._entered_at)}, was left {how}: scopes are left last in, first"
+            " out, by the task that entered them. Was it opened in a generator that yields to its consumer, not to dari?"
         )
 
 

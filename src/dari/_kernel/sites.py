@@ -1,30 +1,30 @@
 """Where in the user's code: the line that opened a scope, the lines that created a task.
 
 Frames are looked at, never kept: a frame keeps every local variable of its function alive. What is kept is the code and
-the position in it, which become a line when somebody asks.
+the position in it, a plain pair, which becomes a line when somebody asks: entering a scope must not become slow.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType
 
-__all__ = ["Site", "callers", "calling"]
+__all__ = ["Site", "callers", "calling", "shown"]
+
+Site = tuple["CodeType", int]
 
 
-class Site(NamedTuple):
-    """A place in the code. `str(site)` is `file:line in function`."""
-
-    code: CodeType
-    offset: int
-
-    def __str__(self) -> str:
-        lines = list(self.code.co_positions())
-        line = lines[self.offset // 2][0] if self.offset // 2 < len(lines) else None
-        return f"{self.code.co_filename}:{line or self.code.co_firstlineno} in {self.code.co_name}"
+def shown(site: Site | None) -> str:
+    """`file:line in function`."""
+    if site is None:
+        return "an unknown line"
+    code, offset = site
+    positions = list(code.co_positions())
+    line = positions[offset // 2][0] if offset // 2 < len(positions) else None
+    return f"{code.co_filename}:{line or code.co_firstlineno} in {code.co_name}"
 
 
 def _ours(frame: FrameType) -> bool:
@@ -33,11 +33,11 @@ def _ours(frame: FrameType) -> bool:
 
 
 def calling() -> Site | None:
-    """The user's line that led here."""
-    frame: FrameType | None = sys._getframe(1)
+    """The user's line that led to the function that asks."""
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None and _ours(frame):
         frame = frame.f_back
-    return None if frame is None else Site(frame.f_code, frame.f_lasti)
+    return None if frame is None else (frame.f_code, frame.f_lasti)
 
 
 def callers(most: int = 3) -> tuple[Site, ...]:
@@ -46,7 +46,7 @@ def callers(most: int = 3) -> tuple[Site, ...]:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and len(sites) < most:
         if not _ours(frame):
-            sites.append(Site(frame.f_code, frame.f_lasti))
+            sites.append((frame.f_code, frame.f_lasti))
         elif sites:
             break  # below it is the scheduler's own, and whoever started that
         frame = frame.f_back

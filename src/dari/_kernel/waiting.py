@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dari._kernel.outcome import Error
+from dari._kernel.sites import shown
 from dari.exceptions import DeadlockError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def dump(tasks: Iterable[Any]) -> str:
         lines.append(repr(task))
         for frame in _frames(task):
             lines.append(f"    {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}")
-        lines.extend(f"    created at {site}" for site in task._created_by())
+        lines.extend(f"    created at {shown(site)}" for site in task._created_by())
     return "\n".join(lines)
 
 
