@@ -286,7 +286,8 @@ class CancelScope:
     def _refuse(self, how: str) -> NoReturn:
         raise RuntimeError(
             f"{self!r}, entered at {shown(self._entered_at)}, was left {how}: scopes are left last in, first"
-            " out, by the task that entered them. Was it opened in a generator that yields to its consumer, not to dari?"
+            " out, by the task that entered them. Was it opened in a generator that yields to its consumer, not to"
+            " dari?"
         )
 
 
