@@ -24,6 +24,7 @@ FLOORS: dict[str, set[str]] = {
     "pipeline": {"queues", "sync", "_kernel", "exceptions"},
     "drivers": {"_kernel", "exceptions"},
     "scheduler": {"drivers", "_kernel", "sync", "exceptions"},
+    "outside": {"scheduler", "drivers", "_kernel", "exceptions"},
     "lowlevel": {"drivers", "_kernel", "exceptions"},
     "pool": {"drivers", "_kernel", "sync", "exceptions"},
     "daemon": {"scheduler", "pool", "drivers", "_kernel", "sync", "exceptions"},

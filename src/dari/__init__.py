@@ -174,7 +174,7 @@ else:  # hidden from the checkers, who would believe that every name exists
         return value
 
     def _await_outside(operation: Operation[Any]) -> Generator[Any, Any, Any]:
-        from dari.scheduler import await_outside
+        from dari.outside import await_outside
 
         return await_outside(operation)
 

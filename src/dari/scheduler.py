@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import sys
 import time
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
 from weakref import WeakKeyDictionary
 
 from dari._kernel.kernel import Kernel
 from dari._kernel.numbers import seconds, whole
-from dari._kernel.operations import current_task
-from dari._kernel.outcome import Error, Value
-from dari._kernel.scope import cancelled_by
+from dari._kernel.outcome import Error
 from dari._kernel.stats import SchedulerStats
 from dari._kernel.waiting import dump
 from dari._kernel.world import world
@@ -28,9 +26,10 @@ from dari.exceptions import SchedulerClosed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+    from concurrent.futures import Future
     from types import TracebackType
 
-    from dari._kernel.contract import Operation, Tracer
+    from dari._kernel.contract import Tracer
     from dari._kernel.task import Task
     from dari.drivers.asyncio_guest import AsyncioGuest
 
@@ -117,6 +116,28 @@ class Scheduler:
     def call_soon_threadsafe(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         """From any thread: let `function(*args)` be called on the scheduler's. SchedulerClosed after the end."""
         self._kernel.driver.post(partial(function, *args))
+
+    def create_task_threadsafe(
+        self,
+        main: Generator[Any, Any, T]
+        | Coroutine[Any, Any, T]
+        | Callable[[*Ts], Generator[Any, Any, T] | Coroutine[Any, Any, T]],
+        *args: *Ts,
+        priority: int | None = None,
+        name: str | None = None,
+    ) -> Future[T]:
+        """From any thread: start a task; gives what that thread can wait for, and cancel.
+
+        The task inherits the caller's context variables and priority. Cancelling the future asks the task to end; the
+        future ends as cancelled when that has really ended. SchedulerClosed after the end.
+        """
+        from dari.drivers.threadsafe import TaskFuture
+
+        future: TaskFuture[T] = TaskFuture(self.call_soon_threadsafe)
+        create = partial(self.create_task, main, *args, priority=priority, name=name)
+        context = copy_context()
+        self.call_soon_threadsafe(lambda: context.run(future.start, create))
+        return future
 
     def stats(self) -> SchedulerStats:
         """Counts and times up to now."""
@@ -252,10 +273,10 @@ async def _scheduler_here() -> Scheduler:
         if scheduler._guest is not None and scheduler._guest._loop_ref() is loop and not scheduler._closed:
             return scheduler
         scheduler = scheduler._outer
-    return await _implicit_scheduler(loop)
+    return await implicit_scheduler(loop)
 
 
-async def _implicit_scheduler(loop: Any) -> Scheduler:
+async def implicit_scheduler(loop: Any) -> Scheduler:
     """The scheduler that `loop` has for those who never made one."""
     known = _implicit.get(loop)
     if known is None:
@@ -352,50 +373,3 @@ def _refuse_nested(what: str) -> None:
         )
     if running_asyncio_loop() is not None:
         raise RuntimeError(f"{what} inside a running asyncio program: use `await dari.arun(main)`")
-
-
-def await_outside(operation: Operation[T]) -> Generator[Any, Any, T]:
-    """`await operation` in a coroutine that asyncio steps: a small task does it, on the loop's implicit scheduler."""
-    return _await_by_task(operation).__await__()
-
-
-async def _await_by_task(operation: Operation[T]) -> T:
-    """The host's cancel can come when the small task has won its value: then that is taken back, and the cancel stands.
-
-    It comes either to the small task, when that has won and not run yet (`_do`), or to the coroutine, when the small
-    task has ended and the coroutine has not run yet.
-    """
-    loop = running_asyncio_loop()
-    if loop is None:
-        raise RuntimeError(f"{operation!r} was awaited where no asyncio loop runs: dari.run(main) needs none")
-    scheduler = await _implicit_scheduler(loop)
-    task: Task[T] = scheduler.create_task(_do, operation)
-    try:
-        return await task
-    except GeneratorExit:  # the coroutine was closed, maybe by the collector and in another thread
-        try:
-            scheduler.call_soon_threadsafe(_abandon, task, operation)
-        except SchedulerClosed:
-            pass
-        raise
-    except BaseException:
-        _take_back(task, operation)
-        raise
-
-
-def _do(operation: Operation[T]) -> Generator[Any, Any, T]:
-    value = yield from operation
-    if cancelled_by(current_task()._scope) is not None:
-        operation.take_back(value)
-        yield  # raises
-    return value
-
-
-def _take_back(task: Task[T], operation: Operation[T]) -> None:
-    if isinstance(task._outcome, Value):
-        operation.take_back(task._outcome.value)
-
-
-def _abandon(task: Task[Any], operation: Operation[Any]) -> None:
-    if not task.cancel("the coroutine that awaited it was closed"):
-        _take_back(task, operation)

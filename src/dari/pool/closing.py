@@ -12,9 +12,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, final
 
 from dari._kernel.outcome import Value
+from dari.drivers.blocking import refuse_to_block
 from dari.drivers.wakeup import Remote
 from dari.exceptions import BlockingCallError, JobCancelled
-from dari.pool.blocking import refuse_to_block
 from dari.pool.job import here
 
 if TYPE_CHECKING:

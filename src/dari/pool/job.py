@@ -24,9 +24,9 @@ from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast, final
 
 from dari._kernel.outcome import Error, Value
+from dari.drivers.blocking import refuse_to_block
 from dari.drivers.wakeup import Remote
 from dari.exceptions import Cancelled, JobCancelled
-from dari.pool.blocking import refuse_to_block
 
 if TYPE_CHECKING:
     from _thread import LockType

@@ -20,8 +20,8 @@ from dari._kernel.numbers import whole
 from dari._kernel.outcome import Error
 from dari._kernel.scope import CancelScope
 from dari._kernel.world import chain_priority, world
+from dari.drivers.blocking import way_out
 from dari.exceptions import QueueFull
-from dari.pool.blocking import way_out
 from dari.pool.closing import Drained, refuse_to_wait, wait_until_idle, wait_until_left
 from dari.pool.desk import Desk
 from dari.pool.job import Job, Rare
