@@ -207,6 +207,40 @@ def test_asyncio_cancels_a_taker(loop_factory):
     assert on(loop_factory, main) == ([1000], True)
 
 
+def test_an_item_that_meets_a_cancel_of_asyncio_is_not_lost(loop_factory):
+    """Whenever the cancel comes: who takes next gets that item, or the line was cancelled while it still waited."""
+
+    async def meet(turns):
+        source = dari.Queue()
+        line = Pipeline(source).map(lambda x: x)
+
+        async def take():
+            return await line.get()
+
+        waiter = asyncio.create_task(take())
+        await asyncio.sleep(0.001)
+        source.put_nowait("first")
+        source.put_nowait("second")
+        source.shutdown()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        waiter.cancel()
+        await asyncio.wait([waiter])
+        if not waiter.cancelled():
+            return "in time"
+        try:
+            assert await line.get() == "first"
+        except dari.TaskCancelledError:
+            return "cancelled"
+        assert [await line.get(), await line.get(default="over")] == ["second", "over"]
+        return "taken back"
+
+    async def main():
+        return {await meet(turns) for turns in range(40)}
+
+    assert on(loop_factory, main) == {"cancelled", "taken back", "in time"}
+
+
 def test_a_break_in_asyncio_ends_a_line_that_nobody_holds(loop_factory):
     """A line made in the `for` is closed after a break; one that is held goes on, until it is closed."""
     first, second = Countdown(1000), Countdown(1000)

@@ -143,3 +143,28 @@ def test_several_groups_left_behind(hand, log):
         return caught, hand.now
 
     assert run(hand, main) == (["ValueError(inner)", "ValueError(outer)"], 4.0)
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_deep_tree_of_groups_ends(hand, joined):
+    """Two thousand groups, each in a task of the one before: cancelled at the top, they end from the bottom up."""
+    ended = []
+
+    def nested(depth):
+        with dari.TaskGroup() as group:
+            if depth:
+                group.create_task(nested, depth - 1)
+            try:
+                if joined and depth:
+                    yield group.join()
+                else:
+                    yield dari.sleep(60)
+            finally:
+                ended.append(depth)
+
+    top = hand.create(nested, 2000)
+    hand.settle()
+    top.cancel()
+    hand.settle()
+
+    assert (top.cancelled(), hand.kernel.cancelled, len(ended)) == (True, 2001, 2001)

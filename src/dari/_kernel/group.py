@@ -292,7 +292,8 @@ def settle_debts(task: Task[Any], then: Callable[[list[BaseException]], None]) -
             return
         rare.debts = None
         task._wait = None
-        then([error for group in groups for error in group._take_errors()])
+        errors = [error for group in groups for error in group._take_errors()]
+        task.kernel.in_turn(lambda: then(errors))
 
     running = [group for group in groups if group._children]
     if running:

@@ -52,7 +52,7 @@ class Kernel:
     __slots__ = (
         "_advancing",
         "_beginnings",
-        "_doomed",
+        "_calls",
         "_escaping",
         "_lanes",
         "_moving",
@@ -101,7 +101,7 @@ class Kernel:
         self._lanes: Bursts[Task[Any]] = Bursts(starvation_limit, seed, self.step_aside, _count_steps)
         self._moving: list[tuple[Task[Any], Lane[Task[Any]]]] = []
         self._advancing = False
-        self._doomed: list[Task[Any]] = []
+        self._calls: list[Callable[[], object]] = []
         self._escaping: BaseException | None = None
         self._beginnings = Beginnings()
 
@@ -421,14 +421,18 @@ class Kernel:
             self.driver.report(f"{function!r}, called by the scheduler, failed", error)
 
     def cancel_awaited(self, task: Task[Any]) -> None:
-        """Cancel a task whose waiter was cancelled. It may wait for a third one: a long chain must not recurse."""
-        self._doomed.append(task)
-        if len(self._doomed) == 1:
+        """Cancel a task whose waiter was cancelled. (It may wait for a third one.)"""
+        self.in_turn(lambda: task.cancel("the task that waited for it was cancelled"))
+
+    def in_turn(self, call: Callable[[], object]) -> None:
+        """Call it now; but if it is such a call that asks for this one, after that: long chains must not recurse."""
+        self._calls.append(call)
+        if len(self._calls) == 1:
             try:
-                for doomed in self._doomed:  # grows meanwhile
-                    doomed.cancel("the task that waited for it was cancelled")
+                for asked in self._calls:  # grows meanwhile
+                    asked()
             finally:
-                self._doomed.clear()
+                self._calls.clear()
 
     def cancel(self, reason: object = None) -> None:
         """Cancel every task."""

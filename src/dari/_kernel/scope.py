@@ -167,9 +167,11 @@ class CancelScope:
     def cancel(self, reason: object = None) -> None:
         """Make every `yield` inside raise `Cancelled`, until the block is left. `reason` travels along."""
         if not self.cancel_called:
+            told = cancelled_by(self) is not None  # a scope around it was cancelled: then all inside know already
             self.cancel_called = True
             self.reason = reason
-            self._tell()
+            if not told:
+                self._tell()
 
     def expire(self) -> None:
         """The deadline has come."""

@@ -225,6 +225,11 @@ class _Get(_OfLine[Any]):
             over = Error(QueueShutDown(f"{self._pipeline!r}: nothing is left"))
         Taker(self, line, task, over).begin()
 
+    def take_back(self, value: Any) -> None:
+        line = self._pipeline._line
+        if line is not None and not (value is self._default and line.over):
+            line.out._take_back(value)
+
 
 @final
 class _Drain(_OfLine[Any]):
