@@ -180,6 +180,28 @@ def test_the_second_signal_forces_on_a_blocked_loop(bench, until, block, signum,
     assert bench.status() == (3, "stopped")
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "standalone"])
+def test_a_stop_between_ready_and_stopping_is_graceful(bench, backend):
+    """Main says that it is ready, and is told to stop before it could ask for ctx.stopping: it is not cancelled."""
+    keyword, wait = ("async ", "await") if backend == "asyncio" else ("", "yield")
+    bench.program(
+        f"""
+        import signal, time
+        from dari.daemon.pidfile import look
+        {keyword}def main(ctx):
+            ctx.ready()
+            os.kill(os.getpid(), signal.SIGTERM)
+            while look({str(bench.pidfile)!r}).state.value != "stopping":
+                time.sleep(0.001)
+            {wait} ctx.stopping.wait()
+            print("graceful", flush=True)
+        """
+    )
+    run = bench.popen("run", "app.py:main", "--backend", backend)
+
+    assert (run.communicate(timeout=30)[0], run.returncode) == ("graceful\n", 0)
+
+
 def test_one_term_and_one_int_do_not_force(bench, until):
     """Signals of different kinds are not "the second one": a terminal sends INT to the group, a supervisor TERM."""
     bench.program(
@@ -188,7 +210,8 @@ def test_one_term_and_one_int_do_not_force(bench, until):
         async def main(ctx):
             ctx.ready()
             await ctx.stopping.wait()
-            await asyncio.sleep(0.5)
+            while not os.path.exists("go on"):
+                await asyncio.sleep(0.01)
             print("finished", flush=True)
         """
     )
@@ -198,6 +221,7 @@ def test_one_term_and_one_int_do_not_force(bench, until):
     run.send_signal(signal.SIGTERM)
     until(lambda: bench.is_now("stopping"))
     run.send_signal(signal.SIGINT)
+    (bench.directory / "go on").touch()
 
     assert run.communicate(timeout=30)[0] == "finished\n"
     assert run.returncode == 0

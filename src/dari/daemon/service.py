@@ -36,6 +36,10 @@ from dari.exceptions import ConfigError
 _LOGGER: Final = logging.getLogger("dari.daemon")
 _LONGEST_WORD: Final = 60_000  # of a traceback through the pipe; a recursion error's would not fit into any terminal
 
+# A main that says `ctx.ready()` and then `await ctx.stopping.wait()` may be told to stop between the two: whether it
+# listens is known when its loop has its turn. One that blocks its loop for longer does not listen. Seconds.
+_END_OF_STEP: Final = 0.25
+
 _LIBRARY: Final = os.path.dirname(os.__file__)
 _NOT_THE_PROGRAM: Final = (
     os.path.dirname(os.path.dirname(__file__)) + os.sep,
@@ -66,6 +70,7 @@ class Service:
         self._log: Log | None = None
         self._host: Host | None = None
         self._reload_asked = False
+        self._told = threading.Event()  # main's loop has heard that it is to stop
         self.context = Context(self.settings.name, freeze(self._read_config()), self.ready)
 
     def _read_config(self) -> dict[str, Any]:
@@ -141,15 +146,18 @@ class Service:
         return self._log.fd if self._log is not None else 2
 
     def ask_to_stop(self) -> bool:
-        listens = self._state is State.RUNNING and self.context._listens
+        ready = self._state is State.RUNNING
         self._move(Event.STOP)
         if self._host is not None:
             self._host.post(self._set_stopping)
-        return listens
+            if ready and not self.context._listens:
+                self._told.wait(_END_OF_STEP)
+        return ready and self.context._listens
 
     def _set_stopping(self) -> None:
         event: Any = self.context._event  # every host's event has it, but no type says so: set() is not main's
         event.set()
+        self._told.set()
 
     def cancel(self) -> None:
         if self._host is not None:

@@ -28,7 +28,7 @@ from dari.daemon.signals import Inbox
 
 
 class Stoppable(Protocol):
-    """What the keeper can ask of a service. Called from the keeper's thread; none of these may wait."""
+    """What the keeper can ask of a service. Called from the keeper's thread; none of these may wait for long."""
 
     def ask_to_stop(self) -> bool:
         """Set `ctx.stopping`; True when main listens to it (it is ready, and has asked for it)."""

@@ -147,6 +147,7 @@ class AsyncioGuest:
     def _slice(self) -> None:
         kernel, clock, mailbox, chunk = self._kernel, self.clock, self.mailbox, self._chunk
         self._armed = True
+        self._thread = get_ident()  # a loop may be run again on another one
         before = clock()
         end = before + self._max_slice
         try:
