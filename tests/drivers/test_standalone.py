@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing, contextmanager
 
 import pytest
@@ -414,3 +415,79 @@ def test_ctrl_c_ends_scheduler_run_and_loses_no_task():
         scheduler.run()
 
     assert (scheduler.run(timeout=5), done) == (True, ["main"])
+
+
+def test_a_signal_handler_wakes_a_scheduler_that_sleeps():
+    """What a handler does directly, without a post, is seen at once: Python itself would go on waiting (PEP 475)."""
+    event = dari.Event()
+
+    def main():
+        thread = threading.Thread(target=kills)
+        thread.start()
+        yield event.wait()
+        thread.join()
+        return dari.current_task().steps
+
+    def kills():
+        while task.state is not dari.TaskState.WAITING:
+            pass
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    scheduler = dari.Scheduler()
+    before = signal.signal(signal.SIGUSR1, lambda *_: event.set())
+    try:
+        task = scheduler.create_task(main)
+        assert scheduler.run(timeout=60) is True
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert task.result() == 2
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+@pytest.mark.parametrize("when", ["before the wait", "in the wait"])
+def test_no_signal_is_slept_through(when):
+    """One that comes between the last look and the system call ends the wait as one that comes later does."""
+    event = dari.Event()
+    scheduler = dari.Scheduler()
+    driver, poll = scheduler._own, scheduler._own._poll
+
+    def waits():
+        yield event.wait()
+
+    def poll_as_a_signal_comes(kernel, timeout):
+        if timeout:
+            # What the C handler does: a byte, and a flag that Python sees before its next instruction.
+            signal.raise_signal(signal.SIGUSR1)
+        return poll(kernel, timeout)
+
+    def between():  # the driver has decided to wait, and has not begun to
+        if when == "before the wait" and task.state is dari.TaskState.WAITING:
+            signal.raise_signal(signal.SIGUSR1)
+        return False
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: event.set())
+    if when == "in the wait":
+        driver._poll = poll_as_a_signal_comes
+    try:
+        task = scheduler.create_task(waits)
+        started = time.monotonic()
+        driver.drive(scheduler._kernel, until=between, deadline=started + 30)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+    assert task.done()
+    assert time.monotonic() - started < 20
+
+
+def test_who_hears_signals_already_goes_on_hearing_them():
+    """A descriptor that somebody else has set is left alone."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
+    try:
+        dari.run(lambda: (yield dari.sleep(0.001)))
+        assert signal.set_wakeup_fd(-1) == writing
+    finally:
+        signal.set_wakeup_fd(-1)
+        os.close(reading)
+        os.close(writing)

@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from _thread import get_ident
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 
 from dari._kernel.contract import FINISHED, MORE, Direction, Idle
@@ -25,7 +26,7 @@ from dari.drivers.wakeup import remote_of
 from dari.exceptions import DeadlockError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from dari._kernel.contract import Operation
     from dari._kernel.kernel import Kernel
@@ -44,23 +45,23 @@ _EVENTS: dict[Direction, int] = {"read": selectors.EVENT_READ, "write": selector
 class _Waker:
     """Wakes the one thread that selects on `reading`."""
 
-    __slots__ = ("_writing", "reading")
+    __slots__ = ("reading", "writing")
 
     def __init__(self) -> None:
-        self.reading = self._writing = -1
+        self.reading = self.writing = -1
 
     def open(self) -> None:
         """On the thread to be woken, before it waits."""
         self.reading, writing = os.pipe()
         os.set_blocking(self.reading, False)
         os.set_blocking(writing, False)
-        self._writing = writing
+        self.writing = writing
 
     def wake(self) -> None:
         """From any thread or signal handler."""
-        if self._writing >= 0:
+        if self.writing >= 0:
             try:
-                os.write(self._writing, b"\0")
+                os.write(self.writing, b"\0")
             except BlockingIOError:
                 pass  # full: it will wake up anyway
 
@@ -74,7 +75,26 @@ class _Waker:
     def __del__(self) -> None:
         if self.reading >= 0:
             os.close(self.reading)
-            os.close(self._writing)
+            os.close(self.writing)
+
+
+@contextmanager
+def _signals_wake(waker: _Waker) -> Generator[None]:
+    """Let a signal end the wait: one that comes just before the system call would else be seen only after it.
+
+    On the main thread, where signals come; unless somebody else hears them by their own descriptor.
+    """
+    if get_ident() != threading.main_thread().ident:
+        yield
+        return
+    theirs = signal.set_wakeup_fd(waker.writing, warn_on_full_buffer=False)
+    if theirs != -1:
+        signal.set_wakeup_fd(theirs)
+    try:
+        yield
+    finally:
+        if theirs == -1:
+            signal.set_wakeup_fd(-1)
 
 
 class Standalone:
@@ -88,16 +108,18 @@ class Standalone:
         self.reports_deadlocks = False
         self._chunk: Final = Chunk(_CHUNK)
         self._stopped = False
+        self._noticed = False  # something became ready since the last advance began
         self._thread: int | None = None  # that drives
         self._selector: selectors.BaseSelector | None = None
 
     # ---- what the kernel asks ----------------------------------------------------------------------------------
 
     def notify(self) -> None:
-        """Nothing to do: `drive` looks at the kernel before it waits. Unless it is another thread that calls."""
+        """Nothing to do but to note it, for when a signal handler calls just before the wait. No other thread may."""
         if self._thread is not None and self._thread != get_ident():
             self.post(bool)  # a call that does nothing: come and look
             raise strays(self._thread)
+        self._noticed = True
 
     def post(self, call: Callable[[], object]) -> None:
         self.mailbox.put(call)
@@ -137,6 +159,7 @@ class Standalone:
         while True:
             calls = self.mailbox.take() if self.mailbox else ()
             ready = self._poll(kernel, 0) if kernel.watching else ()
+            self._noticed = False
             need = kernel.advance(ready, calls, chunk.steps)
             now = self.clock()
             chunk.took(now - before, whole=need is MORE)
@@ -179,7 +202,7 @@ class Standalone:
     def _wait(self, kernel: Kernel, need: Idle, deadline: float | None) -> None:
         if self._waker.reading < 0:
             self._waker.open()
-        if self.mailbox or self._stopped:
+        if self._called():
             return
         if (
             self.reports_deadlocks
@@ -190,9 +213,15 @@ class Standalone:
             self._look_at_deadlock(kernel)
         earliest = min((when for when in (need.deadline, deadline) if when is not None), default=None)
         timeout = None if earliest is None else min(max(0.0, earliest - self.clock()), _LONGEST_WAIT)
-        ready = self._poll(kernel, timeout)
+        with _signals_wake(self._waker):
+            # A signal handler that ran before this line has left its trace; one that runs later wakes the selector.
+            ready = [] if self._called() else self._poll(kernel, timeout)
         if ready:
             kernel.advance(ready, (), 0)
+
+    def _called(self) -> bool:
+        """Has something come since the last advance, so that there is no reason to wait?"""
+        return bool(self.mailbox) or self._stopped or self._noticed
 
     def _look_at_deadlock(self, kernel: Kernel) -> None:
         """Nothing that the kernel knows of can wake anybody. Raise DeadlockError, or warn once if a stranger might."""
