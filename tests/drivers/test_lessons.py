@@ -71,6 +71,20 @@ def a_thread():
     thread.join()
 
 
+@pytest.fixture
+def switching():
+    """Threads are switched as often as the interpreter can.
+
+    Else one may wait long beside a loop that polls every few milliseconds: it is woken by each release of the
+    interpreter lock, finds that taken again, and waits anew without ever asking for it.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("switching")
 @pytest.mark.parametrize("event", [a_deadline, a_descriptor, a_thread])
 @pytest.mark.parametrize("spins", [bare, sleep_of_nothing, ping_pong, queue_that_is_never_empty])
 def test_what_spins_keeps_no_event_out(run, spins, event):
@@ -94,15 +108,6 @@ def test_what_spins_keeps_no_event_out(run, spins, event):
 
 
 # ---- b.8: other threads touch nothing but the mailbox ----------------------------------------------------------------
-
-
-@pytest.fixture
-def switching():
-    """Threads are switched as often as the interpreter can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.mark.usefixtures("switching")
