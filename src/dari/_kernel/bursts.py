@@ -16,7 +16,6 @@ one item.
 
 from __future__ import annotations
 
-from collections import deque
 from itertools import islice
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -58,9 +57,16 @@ class _Walked(Lane[T]):
         del self.items[self.items.index(item, self.walked())]
 
     def go_to(self, place: int) -> None:
-        # A list iterator's place can be set, because it can be pickled. (One that has ended is dead: hence a new one.)
+        # A list iterator's place can be set, because it can be pickled.
         self.walk = walk = cast("Any", iter(self.items))
         walk.__setstate__(place)
+
+    def break_off(self) -> None:
+        """Let who walks meet the end, for good, whatever is added; another walk goes on from the same place."""
+        place, walk = self.walked(), cast("Any", self.walk)
+        walk.__setstate__(len(self.items))
+        next(walk, None)  # at the end, and asked: now it is dead
+        self.go_to(place)
 
 
 class Bursts(Lanes[T]):
@@ -79,7 +85,6 @@ class Bursts(Lanes[T]):
         "_seeded",
         "_serving",
         "_size",
-        "_slice",
         "_start",
         "_walk",
         "burst",
@@ -100,7 +105,6 @@ class Bursts(Lanes[T]):
         self.burst: Iterator[T] = iter(())
         self._serving: _Walked[T] | None = None
         self._start = 0  # where in that lane it began
-        self._slice: Iterator[T] = self.burst  # of its walk
         self._due: list[_Walked[T]] = []  # or whose heads it is
         self._size = 0  # of them
         self._walk: Iterator[T] = self.burst  # over them
@@ -141,11 +145,11 @@ class Bursts(Lanes[T]):
         self._start = len(items) - length_hint(serving.walk)
         self._cut = False
         if aside is None:
-            self.burst = self._slice = islice(serving.walk, length)
+            self.burst = islice(serving.walk, length)
             return items.append
         if limit is not None and length > limit:
             length = limit  # its yielded lane fills meanwhile, unseen until `finish`
-        self.burst = self._slice = islice(serving.walk, length)
+        self.burst = islice(serving.walk, length)
         return aside.items.append
 
     def _take_one(self) -> Callable[[T], object]:
@@ -173,9 +177,7 @@ class Bursts(Lanes[T]):
         lane = self._serving
         if lane is not None and not self._cut:
             self._cut = True
-            place = lane.walked()
-            deque(self._slice, 0)  # walked to its end it stays there, even if the lane grows
-            lane.go_to(place)
+            lane.break_off()
 
     def taken(self) -> int:
         """How many items of the present burst have been reached."""
@@ -224,7 +226,7 @@ class Bursts(Lanes[T]):
 
     def release(self) -> None:
         """No burst follows soon: keep few of those that had their turn."""
-        self.burst = self._slice = self._walk = iter(())
+        self.burst = self._walk = iter(())
         for lane in self._order:
             if isinstance(lane, _Walked):
                 walked, left = lane.walked(), len(lane)
