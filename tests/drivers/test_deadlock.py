@@ -7,6 +7,7 @@ import gc
 import logging
 import signal
 import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -58,6 +59,23 @@ def test_main_cleans_up_after_a_deadlock():
     assert log == ["cleaned up"]
 
 
+@contextmanager
+def released_by_the_warning(release, caplog):
+    """What waits for `release` goes on when the driver has warned."""
+
+    class Releases(logging.Handler):
+        def emit(self, record):
+            release.set()
+
+    handler = Releases()
+    logging.getLogger("dari").addHandler(handler)
+    try:
+        with caplog.at_level(logging.WARNING, "dari"):
+            yield
+    finally:
+        logging.getLogger("dari").removeHandler(handler)
+
+
 def test_a_thread_that_could_end_it_makes_it_a_warning(monkeypatch, caplog):
     """One warning with the dump, and then it waits."""
     monkeypatch.undo()
@@ -72,17 +90,8 @@ def test_a_thread_that_could_end_it_makes_it_a_warning(monkeypatch, caplog):
         thread.join()
         return "woken"
 
-    class Releases(logging.Handler):
-        def emit(self, record):
-            release.set()
-
-    handler = Releases()
-    logging.getLogger("dari").addHandler(handler)
-    try:
-        with caplog.at_level(logging.WARNING, "dari"):
-            assert dari.run(main) == "woken"
-    finally:
-        logging.getLogger("dari").removeHandler(handler)
+    with released_by_the_warning(release, caplog):
+        assert dari.run(main) == "woken"
     assert ["the-stranger" in record.getMessage() for record in caplog.records] == [True]
 
 
@@ -255,17 +264,8 @@ def test_a_stranger_who_may_end_what_main_left_behind(monkeypatch, caplog):
         yield
         return "main"
 
-    class Releases(logging.Handler):
-        def emit(self, record):
-            release.set()
-
-    handler = Releases()
-    logging.getLogger("dari").addHandler(handler)
-    try:
-        with caplog.at_level(logging.WARNING, "dari"):
-            assert dari.run(main) == "main"
-    finally:
-        logging.getLogger("dari").removeHandler(handler)
+    with released_by_the_warning(release, caplog):
+        assert dari.run(main) == "main"
     assert ["the-stranger" in record.getMessage() for record in caplog.records] == [True]
 
 

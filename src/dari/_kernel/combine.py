@@ -93,15 +93,14 @@ class _Gather(Operation[list[Any]]):
         return [thing for thing in self._things if isinstance(thing, Task)]  # pyright: ignore[reportUnknownVariableType]
 
     def begin(self, task: Any) -> None:
-        if not self._things:
-            task.resume([])
-            return
         if task in self._things:
             task.fail(RuntimeError(f"{task!r} gathers itself: that would never end"))
-            return
-        if all(isinstance(thing, Task) and thing.done() for thing in self._things):
+        elif all(isinstance(thing, Task) and thing.done() for thing in self._things):
             self._give(task)
-            return
+        else:
+            self._wait(task)
+
+    def _wait(self, task: Any) -> None:
         left = len(self._things)
         first_error: Error | None = None
         tasks: list[Task[Any]] = []
@@ -159,7 +158,7 @@ class _Gather(Operation[list[Any]]):
             ended(member)
 
     def _give(self, task: Any) -> None:
-        """All have ended already: no wait, so the task steps aside."""
+        """All have ended already, or there are none: no wait, so the task steps aside."""
         outcomes: list[Value[Any] | Error] = []
         for member in self._things:
             member.kernel.observed(member)

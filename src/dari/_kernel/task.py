@@ -11,6 +11,8 @@ with a `_wait` waits; any other stands in exactly one lane. Two fields decide wh
             group whose children still run). Entering and leaving scopes recomputes it, so the stepping loop
             needs no test of its own for cancellation.
 
+Long: what users ask of a task, and what the kernel, operations and scopes ask of it, are two sides of the same fields.
+
 Fields that few tasks use live in one `_Rare`, made on demand: there may be a million tasks.
 """
 
