@@ -25,11 +25,11 @@ from dari.drivers.wakeup import running_asyncio_loop
 from dari.exceptions import SchedulerClosed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+    from collections.abc import AsyncGenerator, Callable
     from concurrent.futures import Future
     from types import TracebackType
 
-    from dari._kernel.contract import Tracer
+    from dari._kernel.contract import Main, Tracer
     from dari._kernel.task import Task
     from dari.drivers.asyncio_guest import AsyncioGuest
 
@@ -87,9 +87,7 @@ class Scheduler:
 
     def create_task(
         self,
-        main: Generator[Any, Any, T]
-        | Coroutine[Any, Any, T]
-        | Callable[[*Ts], Generator[Any, Any, T] | Coroutine[Any, Any, T]],
+        main: Main[T, *Ts],
         *args: *Ts,
         priority: int | None = None,
         name: str | None = None,
@@ -119,9 +117,7 @@ class Scheduler:
 
     def create_task_threadsafe(
         self,
-        main: Generator[Any, Any, T]
-        | Coroutine[Any, Any, T]
-        | Callable[[*Ts], Generator[Any, Any, T] | Coroutine[Any, Any, T]],
+        main: Main[T, *Ts],
         *args: *Ts,
         priority: int | None = None,
         name: str | None = None,
@@ -302,9 +298,7 @@ async def _keep(scheduler: Scheduler) -> AsyncGenerator[None, None]:
 
 
 async def arun(
-    main: Generator[Any, Any, T]
-    | Coroutine[Any, Any, T]
-    | Callable[[*Ts], Generator[Any, Any, T] | Coroutine[Any, Any, T]],
+    main: Main[T, *Ts],
     *args: *Ts,
     priority: int | None = None,
     name: str | None = None,
@@ -323,9 +317,7 @@ async def arun(
 
 
 def create_task(
-    main: Generator[Any, Any, T]
-    | Coroutine[Any, Any, T]
-    | Callable[[*Ts], Generator[Any, Any, T] | Coroutine[Any, Any, T]],
+    main: Main[T, *Ts],
     *args: *Ts,
     priority: int | None = None,
     name: str | None = None,
@@ -345,9 +337,7 @@ def create_task(
 
 
 def run(
-    main: Generator[Any, Any, T]
-    | Coroutine[Any, Any, T]
-    | Callable[[*Ts], Generator[Any, Any, T] | Coroutine[Any, Any, T]],
+    main: Main[T, *Ts],
     *args: *Ts,
     timeout: float | None = None,
     seed: int | None = None,

@@ -18,6 +18,7 @@ from dari.drivers.standalone import Standalone
 from dari.exceptions import DeadlockError
 
 if TYPE_CHECKING:
+    from dari._kernel.contract import Main
     from dari._kernel.task import TaskWait
 
 __all__ = ["explore", "run", "wait_all_blocked"]
@@ -66,9 +67,7 @@ class _VirtualTime(_Watched):
 
 
 def run(
-    main: Generator[Any, Any, T]
-    | Coroutine[Any, Any, T]
-    | Callable[[*Ts], Generator[Any, Any, T] | Coroutine[Any, Any, T]],
+    main: Main[T, *Ts],
     *args: *Ts,
     clock: Literal["virtual", "real"] = "virtual",
     seed: int | None = None,

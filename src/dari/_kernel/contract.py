@@ -9,14 +9,26 @@ the task wait (`Waiter.block`) and keeps the `Wait` that it got for whoever will
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Callable, Coroutine, Generator
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, Protocol, TypeVar, final
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    Literal,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    TypeVarTuple,
+    final,
+)
 
 from dari._kernel.world import world
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from dari._kernel.deadlines import Alarm
     from dari._kernel.outcome import Outcome, Steppable
@@ -26,6 +38,7 @@ __all__ = [
     "MORE",
     "Driver",
     "Idle",
+    "Main",
     "Need",
     "Operation",
     "Steps",
@@ -36,7 +49,13 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 T_co = TypeVar("T_co", covariant=True)
+
+Main: TypeAlias = (
+    Generator[Any, Any, T] | Coroutine[Any, Any, T] | Callable[[*Ts], Generator[Any, Any, T] | Coroutine[Any, Any, T]]
+)
+"""What is given to be a task: a generator or a coroutine, or a function that makes one and is given its arguments."""
 
 Steps = Generator[Any, Any, T]
 """What a generator task is: `def fetch(url: str) -> dari.Steps[bytes]`."""

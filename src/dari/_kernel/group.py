@@ -20,9 +20,10 @@ from dari._kernel.waiting import cycle, deadlock, refuse
 from dari.exceptions import Cancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Iterable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
+    from dari._kernel.contract import Main
     from dari._kernel.task import Task, TaskWait
 
 __all__ = ["TaskGroup", "grouped", "settle_debts"]
@@ -57,9 +58,7 @@ class TaskGroup:
 
     def create_task(
         self,
-        main: Generator[Any, Any, T]
-        | Coroutine[Any, Any, T]
-        | Callable[[*Ts], Generator[Any, Any, T] | Coroutine[Any, Any, T]],
+        main: Main[T, *Ts],
         *args: *Ts,
         priority: int | None = None,
         name: str | None = None,
