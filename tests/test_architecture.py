@@ -48,8 +48,8 @@ NEVER_IN_THE_LANGUAGE = {
 FOREIGN_LOOPS: dict[str, tuple[str, ...]] = {
     "asyncio": ("dari.drivers.asyncio_", "dari.daemon.", "dari.testing", "dari.pytest_plugin"),
     "uvloop": ("dari.daemon.",),
-    "trio": ("dari.drivers.trio_guest", "dari.daemon."),
-    "anyio": ("dari.drivers.asyncio_guest", "dari.drivers.trio_guest", "dari.daemon."),
+    "trio": ("dari.drivers.trio_", "dari.daemon."),
+    "anyio": ("dari.drivers.host_scopes", "dari.daemon."),
 }
 
 

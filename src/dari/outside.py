@@ -1,4 +1,4 @@
-"""`await operation` in a coroutine that asyncio steps: a small task does it, on the loop's implicit scheduler."""
+"""`await operation` in a coroutine that the host steps: a small task does it, on the loop's implicit scheduler."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dari._kernel.operations import current_task
 from dari._kernel.outcome import Value
 from dari._kernel.scope import cancelled_by
-from dari.drivers.wakeup import running_asyncio_loop
+from dari.drivers.hosts import running_loop
 from dari.exceptions import SchedulerClosed
 from dari.scheduler import implicit_scheduler
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def await_outside(operation: Operation[T]) -> Generator[Any, Any, T]:
-    """`await operation` in a coroutine that asyncio steps: a small task does it, on the loop's implicit scheduler."""
+    """`await operation` in a coroutine that the host steps: a small task does it, on the loop's implicit scheduler."""
     return _await_by_task(operation).__await__()
 
 
@@ -33,10 +33,13 @@ async def _await_by_task(operation: Operation[T]) -> T:
     It comes either to the small task, when that has won and not run yet (`_do`), or to the coroutine, when the small
     task has ended and the coroutine has not run yet.
     """
-    loop = running_asyncio_loop()
+    loop = running_loop()
     if loop is None:
-        raise RuntimeError(f"{operation!r} was awaited where no asyncio loop runs: dari.run(main) needs none")
-    scheduler = await implicit_scheduler(loop)
+        raise RuntimeError(
+            f"{operation!r} was awaited where neither dari nor a loop of asyncio or trio runs: dari.run(main) needs"
+            " none, and in a running loop `await dari.arun(main)` does"
+        )
+    scheduler = implicit_scheduler(loop)
     task: Task[T] = scheduler.create_task(_do, operation)
     try:
         return await task

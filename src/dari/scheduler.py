@@ -19,19 +19,20 @@ from dari._kernel.outcome import Error
 from dari._kernel.stats import SchedulerStats
 from dari._kernel.waiting import dump
 from dari._kernel.world import world
+from dari.drivers.guests import guest_of
+from dari.drivers.hosts import in_trio, running_loop, shielded
 from dari.drivers.main import Interrupts, run_main
 from dari.drivers.standalone import Standalone
-from dari.drivers.wakeup import running_asyncio_loop
 from dari.exceptions import SchedulerClosed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import Callable
     from concurrent.futures import Future
     from types import TracebackType
 
     from dari._kernel.contract import Main, Tracer
     from dari._kernel.task import Task
-    from dari.drivers.asyncio_guest import AsyncioGuest
+    from dari.drivers.guests import Guest
 
 __all__ = ["Scheduler", "SchedulerStats", "arun", "create_task", "run"]
 
@@ -40,7 +41,7 @@ Ts = TypeVarTuple("Ts")
 
 
 class Scheduler:
-    """Runs tasks: by itself (`run`, `schedule`), or inside a running asyncio program (`async with`).
+    """Runs tasks: by itself (`run`, `schedule`), or inside a running asyncio or trio program (`async with`).
 
     `max_tasks` bounds the tasks alive; `starvation_limit` (steps) is how long a lower priority is passed over at most,
     None: for ever; `max_slice` (seconds) how long a guest keeps the loop; `seed` shuffles ready tasks of equal priority
@@ -71,7 +72,7 @@ class Scheduler:
         self._max_slice = max_slice
         self._born = time.monotonic()
         self._own = Standalone()
-        self._guest: AsyncioGuest | None = None
+        self._guest: Guest | None = None
         self._outer: Scheduler | None = None
         self._closed = False
         self._kernel = Kernel(self._own, starvation_limit=starvation_limit, max_tasks=max_tasks, seed=seed)
@@ -214,30 +215,33 @@ class Scheduler:
         if error is None:
             self._raise_unobserved()
 
-    async def _outlast(self, guest: AsyncioGuest) -> None:
+    async def _outlast(self, guest: Guest) -> None:
         """Wait for the end of all tasks; cancelled meanwhile, cancel them, and be cancelled when they have ended."""
         cancelled: BaseException | None = None
         while self._kernel.tasks or guest.mailbox:
             try:
-                await guest.wait_finished()
-            except BaseException as error:  # noqa: BLE001 - CancelledError of the host; raised again below
+                if cancelled is None:
+                    await guest.wait_finished()
+                else:
+                    with shielded():
+                        await guest.wait_finished()
+            except BaseException as error:  # noqa: BLE001 - the host's way of cancelling; raised again below
                 cancelled = error
                 self._kernel.cancel("who waited for its scheduler was cancelled")
         if cancelled is not None:
             self._close()
             raise cancelled
 
-    def _become_guest(self) -> None:
-        loop = running_asyncio_loop()
+    def _become_guest(self) -> Guest:
+        loop = running_loop()
         if loop is None:
-            raise RuntimeError(f"{self!r} can be a guest of asyncio only where an asyncio loop is running")
-        from dari.drivers.asyncio_guest import AsyncioGuest
-
-        self._guest = AsyncioGuest(loop, self._kernel, self._max_slice)
-        self._kernel.attach(self._guest)
+            raise RuntimeError(f"{self!r} can be a guest only where a loop of asyncio or trio is running")
+        self._guest = guest = guest_of(loop, self._kernel, self._max_slice)
+        self._kernel.attach(guest)
         for call in self._own.close():
-            self._guest.post(call)
-        self._guest.notify()
+            guest.post(call)
+        guest.notify()
+        return guest
 
     def _close(self) -> None:
         self._closed = True
@@ -254,47 +258,31 @@ class Scheduler:
             raise BaseExceptionGroup(f"{kernel.unobserved_count} tasks failed, and nobody waited for them", errors)
 
 
-# The scheduler that the innermost `async with` around this code entered, in this chain of asyncio tasks.
+# The scheduler that the innermost `async with` around this code entered, in this chain of tasks of the host.
 _innermost: ContextVar[Scheduler | None] = ContextVar("dari_scheduler", default=None)
 
 # One scheduler per loop for those who never made one.
-_implicit: WeakKeyDictionary[Any, tuple[Scheduler, AsyncGenerator[None, None]]] = WeakKeyDictionary()
+_implicit: WeakKeyDictionary[Any, Scheduler] = WeakKeyDictionary()
 
 
-async def _scheduler_here() -> Scheduler:
-    """The innermost scheduler on the running loop, or the implicit one of that loop."""
-    loop = running_asyncio_loop()
+def scheduler_here() -> Scheduler | None:
+    """The innermost scheduler on the running loop, or the implicit one of that loop. None where no loop runs."""
+    loop = running_loop()
     scheduler = _innermost.get()
     while scheduler is not None:
-        if scheduler._guest is not None and scheduler._guest._loop_ref() is loop and not scheduler._closed:
+        if scheduler._guest is not None and scheduler._guest.lives_in(loop) and not scheduler._closed:
             return scheduler
         scheduler = scheduler._outer
-    return await implicit_scheduler(loop)
+    return None if loop is None else implicit_scheduler(loop)
 
 
-async def implicit_scheduler(loop: Any) -> Scheduler:
-    """The scheduler that `loop` has for those who never made one."""
-    known = _implicit.get(loop)
-    if known is None:
-        scheduler = Scheduler(name="implicit")
-        scheduler._become_guest()
-        keeper = _keep(scheduler)
-        _implicit[loop] = known = (scheduler, keeper)
-        await anext(keeper)
-    return known[0]
-
-
-async def _keep(scheduler: Scheduler) -> AsyncGenerator[None, None]:
-    """Ends an implicit scheduler with its loop: asyncio.run, like every runner, closes async generators at the end."""
-    try:
-        yield
-    finally:
-        guest = scheduler._guest
-        assert guest is not None
-        _implicit.pop(guest.loop, None)
-        scheduler.cancel("its event loop is closing")
-        await scheduler._outlast(guest)
-        scheduler._close()
+def implicit_scheduler(loop: Any) -> Scheduler:
+    """The scheduler that `loop`, which runs here, has for those who never made one."""
+    scheduler = _implicit.get(loop)
+    if scheduler is None or scheduler._closed:
+        scheduler = _implicit[loop] = Scheduler(name="implicit")
+        scheduler._become_guest().stay(scheduler._close)
+    return scheduler
 
 
 async def arun(
@@ -303,16 +291,16 @@ async def arun(
     priority: int | None = None,
     name: str | None = None,
 ) -> T:
-    """Run a task from inside a running asyncio program, and give its result.
+    """Run a task from inside a running asyncio or trio program, and give its result.
 
     On the scheduler of the innermost `async with dari.Scheduler()`, or on one that the loop has for this. Cancelling
     it cancels the task, and waits for its end.
     """
     if world.kernel is not None:
         raise RuntimeError("arun inside a task that dari steps: use `yield from`, or create_task and wait for the task")
-    if running_asyncio_loop() is None:
-        raise RuntimeError("arun needs a running asyncio loop; without one, dari.run(main) runs a task")
-    scheduler = await _scheduler_here()
+    scheduler = scheduler_here()
+    if scheduler is None:
+        raise RuntimeError("arun needs a running loop of asyncio or trio; without one, dari.run(main) runs a task")
     return await scheduler.create_task(main, *args, priority=priority, name=name)
 
 
@@ -361,5 +349,6 @@ def _refuse_nested(what: str) -> None:
         raise RuntimeError(
             f"{what} inside a task that dari steps: use `yield from`, or create_task and wait for the task"
         )
-    if running_asyncio_loop() is not None:
-        raise RuntimeError(f"{what} inside a running asyncio program: use `await dari.arun(main)`")
+    if running_loop() is not None:
+        host = "trio" if in_trio() else "asyncio"
+        raise RuntimeError(f"{what} inside a running {host} program: use `await dari.arun(main)`")

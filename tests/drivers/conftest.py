@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import pytest
+import trio
 import uvloop
 
 import dari
+from dari import testing
 
 Run = Callable[..., Any]
 
@@ -29,16 +32,51 @@ def guest_of(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> Run:
     return guest
 
 
+def guest_of_trio(main: Callable[..., Any], *args: Any) -> Any:
+    async def host() -> Any:
+        return await dari.arun(main, *args)
+
+    return trio.run(host)
+
+
+def guest_under_anyio(backend: str) -> Run:
+    def guest(main: Callable[..., Any], *args: Any) -> Any:
+        async def host() -> Any:
+            with anyio.CancelScope():
+                return await dari.arun(main, *args)
+
+        return anyio.run(host, backend=backend)
+
+    return guest
+
+
+def virtual_time(main: Callable[..., Any], *args: Any) -> Any:
+    return testing.run(main, *args)
+
+
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
 }
-DRIVERS: dict[str, Run] = {"standalone": standalone, **{name: guest_of(make) for name, make in LOOPS.items()}}
+DRIVERS: dict[str, Run] = {
+    "standalone": standalone,
+    "virtual": virtual_time,
+    **{name: guest_of(make) for name, make in LOOPS.items()},
+    "trio": guest_of_trio,
+    "anyio-asyncio": guest_under_anyio("asyncio"),
+    "anyio-trio": guest_under_anyio("trio"),
+}
 
 
 @pytest.fixture(params=DRIVERS, ids=str)
 def run(request: pytest.FixtureRequest) -> Run:
     """Runs a task on one of the drivers."""
+    return DRIVERS[request.param]
+
+
+@pytest.fixture(params=[name for name in DRIVERS if name != "virtual"], ids=str)
+def run_really(request: pytest.FixtureRequest) -> Run:
+    """The same for what needs the real time: virtual time stands still while something outside may come."""
     return DRIVERS[request.param]
 
 

@@ -407,7 +407,7 @@ def test_a_descriptor_that_a_transport_of_the_loop_has(loop_factory):
         assert runner.run(main()) == ("told", "undisturbed")
 
 
-def test_a_descriptor_that_is_closed_while_it_is_waited_for(run):
+def test_a_descriptor_that_is_closed_while_it_is_waited_for(run_really):
     """The system does not tell who waits; a cancel ends the wait, and the number can be another file's."""
 
     def reads(file):
@@ -429,7 +429,7 @@ def test_a_descriptor_that_is_closed_while_it_is_waited_for(run):
             yield [dari.create_task(reads, second), neighbour()]
         return undisturbed
 
-    assert run(main) == "undisturbed"
+    assert run_really(main) == "undisturbed"
 
 
 def test_a_closed_descriptor_whose_number_a_transport_of_the_loop_got():

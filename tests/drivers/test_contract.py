@@ -36,7 +36,7 @@ def test_raises_the_error_with_the_tasks_own_traceback(run):
     assert caught.traceback[-1].name == "main"
 
 
-def test_all_spellings_of_a_sleep(run):
+def test_all_spellings_of_a_sleep(run_really):
     """Operation, `yield from`, tuple: the same sleep, none ends early."""
     now = time.monotonic
 
@@ -47,7 +47,7 @@ def test_all_spellings_of_a_sleep(run):
         yield ("sleep", 0.01)
         return now() - started
 
-    assert run(main) >= 0.03
+    assert run_really(main) >= 0.03
 
 
 def test_coroutine_tasks_await_operations(run):
@@ -250,7 +250,7 @@ def test_waits_for_a_future_of_a_thread(run):
     assert run(main) == ("done", "thread", "cancelled")
 
 
-def test_cancelling_a_task_that_waits_for_a_thread_awaits_its_end(run):
+def test_cancelling_a_task_that_waits_for_a_thread_awaits_its_end(run_really):
     """What runs in a thread cannot be cancelled: the waiter goes on when it has ended, with its result."""
 
     def main():
@@ -274,7 +274,7 @@ def test_cancelling_a_task_that_waits_for_a_thread_awaits_its_end(run):
         yield dari.sleep(0.01)
         release.set()
 
-    assert run(main) == ("late", True)
+    assert run_really(main) == ("late", True)
 
 
 def test_waits_for_descriptors(run):
@@ -300,7 +300,7 @@ def test_waits_for_descriptors(run):
     assert run(main) == b"HELLO"
 
 
-def test_a_descriptor_number_that_is_used_again_is_watched_anew(run):
+def test_a_descriptor_number_that_is_used_again_is_watched_anew(run_really):
     """A cancelled wait, a close, and a new socket under the same number: its readiness is not missed."""
 
     def main():
@@ -317,7 +317,7 @@ def test_a_descriptor_number_that_is_used_again_is_watched_anew(run):
             if again:
                 return scope.cancelled_caught
 
-    assert run(main) is False
+    assert run_really(main) is False
 
 
 def test_one_waiter_per_descriptor_and_direction(run):

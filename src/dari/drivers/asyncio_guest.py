@@ -28,13 +28,14 @@ from dari._kernel.contract import FINISHED, MORE, Direction, Idle, Operation
 from dari._kernel.outcome import Error, Value
 from dari.drivers.asyncio_face import await_task, runs_for
 from dari.drivers.chunk import Chunk
+from dari.drivers.hosts import running_loop, shielded
 from dari.drivers.mailbox import Mailbox, strays
 from dari.drivers.refusal import refuse
 from dari.drivers.wakeup import remote_of
 from dari.exceptions import SchedulerClosed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 
     from dari._kernel.kernel import Kernel
     from dari._kernel.outcome import Outcome
@@ -71,6 +72,7 @@ class AsyncioGuest:
         self._watched: dict[tuple[int, Direction], object] = {}
         self._ready: list[tuple[int, Direction]] = []
         self._finished: asyncio.Future[None] | None = None
+        self._keeper: AsyncGenerator[None, None] | None = None
         self._thread = get_ident()
         self.mailbox = Mailbox(self._wake)
 
@@ -108,8 +110,8 @@ class AsyncioGuest:
 
     def outside(self, task: Task[T]) -> Generator[Any, Any, T]:
         """`await task` in a coroutine of the loop."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop_ref():
+        loop: asyncio.AbstractEventLoop = running_loop()
+        if not self.lives_in(loop):
             raise RuntimeError(f"{task!r} belongs to a scheduler in another event loop: await it there")
         return await_task(task, loop)
 
@@ -120,8 +122,26 @@ class AsyncioGuest:
 
     # ---- what its owner asks -----------------------------------------------------------------------------------
 
+    def lives_in(self, loop: object) -> bool:
+        return self._loop_ref() is loop
+
+    def stay(self, end: Callable[[], object]) -> None:
+        self._keeper = self._keep(end)
+        with suppress(StopIteration):
+            anext(self._keeper).send(None)  # its first step, by which the loop gets to know it; it waits for nothing
+
+    async def _keep(self, end: Callable[[], object]) -> AsyncGenerator[None, None]:
+        """Ends with the loop: asyncio.run, like every runner, closes async generators at the end."""
+        try:
+            yield
+        finally:
+            self._kernel.cancel("its event loop is closing")
+            while self._kernel.tasks or self.mailbox:
+                with suppress(asyncio.CancelledError), shielded():
+                    await self.wait_finished()
+            end()
+
     async def wait_finished(self) -> None:
-        """Wait until every task has ended."""
         while self._kernel.tasks or self.mailbox:
             if self._finished is None or self._finished.done():
                 self._finished = self.loop.create_future()
@@ -129,7 +149,6 @@ class AsyncioGuest:
             await self._finished
 
     def close(self) -> None:
-        """Let nothing more in, and leave nothing behind in the loop: what was posted last is called now."""
         for call in self.mailbox.close():
             self._kernel.call(call)
         if self._timer is not None:

@@ -8,7 +8,7 @@ call that waits properly. What need not wait is always allowed.
 from __future__ import annotations
 
 from dari._kernel.world import world
-from dari.drivers.wakeup import running_asyncio_loop
+from dari.drivers.hosts import running_loop
 from dari.exceptions import BlockingCallError
 
 __all__ = ["refuse_to_block", "way_out"]
@@ -18,7 +18,7 @@ def way_out(*, task: str, loop: str) -> str | None:
     """How to wait here: `task` in a generator task, `loop` in a running event loop; None where a thread may block."""
     if world.kernel is not None:
         return f"it would block the whole scheduler: {task}"
-    if running_asyncio_loop() is not None:
+    if running_loop() is not None:
         return f"it would block the running event loop: {loop}"
     return None
 

@@ -1,9 +1,9 @@
 """Waiting for what ends in another thread, from every world, by one rule: who waits, owns.
 
 A `Remote` (a pool's job, a `concurrent.futures.Future`) says when it has ended, on any thread; this is how the news
-reaches a generator task (through its driver's mailbox), a coroutine of asyncio (`asyncio_wait`, loaded where asyncio is
-running), or fails with a name to use instead. Cancelling the waiter asks the remote thing to end, and waits until it
-has.
+reaches a generator task (through its driver's mailbox), a coroutine of asyncio or trio (`asyncio_wait`, `trio_wait`,
+loaded where those run), or fails with a name to use instead. Cancelling the waiter asks the remote thing to end, and
+waits until it has.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 from dari._kernel.contract import Operation
 from dari._kernel.outcome import Error, Value
 from dari.drivers.ending import Ending
+from dari.drivers.hosts import in_trio, running_loop
 from dari.exceptions import SchedulerClosed, TaskCancelledError
 
 if TYPE_CHECKING:
@@ -23,15 +24,9 @@ if TYPE_CHECKING:
     from dari._kernel.outcome import Outcome
     from dari._kernel.task import TaskWait
 
-__all__ = ["ConcurrentFuture", "Remote", "remote_of", "running_asyncio_loop"]
+__all__ = ["ConcurrentFuture", "Remote", "remote_of"]
 
 T_co = TypeVar("T_co", covariant=True)
-
-
-def running_asyncio_loop() -> Any:
-    """The asyncio loop that runs on this thread, or None. Where asyncio is not loaded, none runs."""
-    events = sys.modules.get("asyncio.events")
-    return None if events is None else events._get_running_loop()
 
 
 class Remote(Ending[T_co], Operation[T_co]):
@@ -77,7 +72,11 @@ class Remote(Ending[T_co], Operation[T_co]):
 
     def _outside(self) -> Generator[Any, Any, T_co]:
         """`await it` in a coroutine that dari does not step."""
-        if running_asyncio_loop() is not None:
+        if in_trio():
+            from dari.drivers.trio_wait import wait_for_remote_in_trio
+
+            return wait_for_remote_in_trio(self)
+        if running_loop() is not None:
             from dari.drivers.asyncio_wait import wait_for_remote
 
             return wait_for_remote(self)

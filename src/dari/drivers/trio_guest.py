@@ -1,0 +1,319 @@
+"""The driver that is a guest in a running trio program.
+
+trio has no callbacks, it has tasks; so one system task of trio runs the slices. Between two of them it goes twice
+through trio's queue, once for nothing: a timer of trio that came due during a slice then reaches its task before the
+next slice. When nothing is ready it is parked until the earliest deadline, or for ever: an idle guest costs nothing.
+Other threads reach it by trio's token.
+
+**The end.** System tasks are cancelled when the main task has ended; ours then cancels its own tasks, and goes on
+driving them until they have ended. So everything here runs under a shield, and one small task hears of the end.
+
+**Coroutines are tasks of the host**, as in asyncio: what is yielded or given as a coroutine runs as a task of trio, in
+a nursery of ours, so that all of trio and anyio works in it.
+
+The clock is that of trio, shifted so that it shows `time.monotonic` in real programs: `trio.testing.MockClock` rules
+our sleeps, too.
+"""
+
+from __future__ import annotations
+
+import time
+from _thread import get_ident
+from contextlib import suppress
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+import trio
+from trio import lowlevel
+
+from dari._kernel.contract import FINISHED, MORE, Direction, Idle, Operation
+from dari._kernel.outcome import Error, Outcome, Value
+from dari.drivers.chunk import Chunk
+from dari.drivers.hosts import running_loop
+from dari.drivers.links import runs_for
+from dari.drivers.mailbox import Mailbox, strays
+from dari.drivers.refusal import refuse
+from dari.drivers.trio_face import await_task
+from dari.drivers.wakeup import remote_of
+from dari.exceptions import TaskCancelledError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+
+    from dari._kernel.contract import Need
+    from dari._kernel.kernel import Kernel
+    from dari._kernel.task import Task, TaskWait
+    from dari.drivers.trio_face import Face
+
+__all__ = ["TrioGuest"]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+_CHUNKS_PER_SLICE = 16  # how often the clock is read
+
+
+@final
+class TrioGuest:
+    """Drives `kernel` from a system task of the trio program that `token` stands for, which runs here."""
+
+    def __init__(self, token: lowlevel.TrioToken, kernel: Kernel, max_slice: float) -> None:
+        self._token = token
+        self._kernel = kernel
+        self._max_slice = max_slice
+        self._chunk = Chunk(max_slice / _CHUNKS_PER_SLICE)
+        self._host_time = lowlevel.current_clock().current_time
+        self._ahead = self._host_time() - time.monotonic()  # of our clock is trio's
+        self._thread = get_ident()
+        self._parked: lowlevel.Task | None = None
+        self._noticed = False  # something became ready since the last slice began
+        self._finished = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._watched: dict[tuple[int, Direction], tuple[object, trio.CancelScope]] = {}
+        self._ready: list[tuple[int, Direction]] = []
+        self._ending = False  # the trio program has ended
+        self._stays = False  # it is the implicit one, and nobody waits for its tasks
+        self._end: Callable[[], object] = self.close
+        self._escaped: BaseException | None = None  # KeyboardInterrupt or SystemExit of a task
+        self.told: BaseException | None = None  # the error that was given last to who waits for a task
+        self.mailbox = Mailbox(self._wake)
+        lowlevel.spawn_system_task(self._drive, name="dari scheduler")
+
+    def clock(self) -> float:
+        return self._host_time() - self._ahead
+
+    # ---- what the kernel asks ----------------------------------------------------------------------------------
+
+    def notify(self) -> None:
+        if self._thread != get_ident():
+            self.post(bool)  # a call that does nothing: come and look
+            raise strays(self._thread)
+        self._noticed = True
+        if self._parked is not None:
+            parked, self._parked = self._parked, None
+            lowlevel.reschedule(parked)
+
+    def post(self, call: Callable[[], object]) -> None:
+        self.mailbox.put(call)
+
+    def steps_of(self, coroutine: Any) -> Generator[Any, Any, Any]:
+        return _step_as_host_task(self, coroutine)
+
+    def adapt(self, foreign: object) -> Operation[Any] | None:
+        if getattr(foreign, "_asyncio_future_blocking", None) is not None:
+            return None  # asyncio's: nobody here can wait for it
+        if isinstance(foreign, CoroutineType) or hasattr(type(foreign), "__await__"):
+            return _HostAwaitable(self, foreign)  # type: ignore[arg-type]
+        return remote_of(foreign)
+
+    def outside(self, task: Task[T]) -> Generator[Any, Any, T]:
+        """`await task` in a task of trio."""
+        if not self.lives_in(running_loop()):
+            raise RuntimeError(f"{task!r} belongs to a scheduler in another event loop: await it there")
+        return await_task(task)
+
+    def report(self, what: str, error: BaseException | None) -> None:
+        from dari.drivers.reporting import report
+
+        report(what, error)
+
+    # ---- what its owner asks -----------------------------------------------------------------------------------
+
+    def lives_in(self, loop: object) -> bool:
+        return self._token is loop
+
+    def stay(self, end: Callable[[], object]) -> None:
+        self._stays = True
+        self._end = end
+
+    async def wait_finished(self) -> None:
+        while self._escaped is None and (self._kernel.tasks or self.mailbox):
+            if self._finished.is_set():
+                self._finished = trio.Event()
+            self.notify()
+            await self._finished.wait()
+        if self._escaped is not None:
+            escaped, self._escaped = self._escaped, None
+            raise escaped
+
+    def close(self) -> None:
+        for call in self.mailbox.close():
+            self._kernel.call(call)
+        self._noticed = True
+        if self._parked is not None:
+            parked, self._parked = self._parked, None
+            with suppress(RuntimeError):  # trio has ended already
+                lowlevel.reschedule(parked)
+
+    # ---- slices ------------------------------------------------------------------------------------------------
+
+    async def _drive(self) -> None:
+        async with trio.open_nursery() as ends:
+            ends.start_soon(self._hear_of_the_end)
+            with trio.CancelScope(shield=True):
+                async with trio.open_nursery() as self._nursery:
+                    while not self.mailbox.closed:
+                        need = self._slice()
+                        self._watch(self._kernel.watching)
+                        await self._rest(need)
+                    self._nursery.cancel_scope.cancel()
+            ends.cancel_scope.cancel()
+
+    async def _hear_of_the_end(self) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            if not self.mailbox.closed:
+                self._ending = True
+                self._kernel.cancel("the trio program is ending")
+                self.notify()
+
+    def _slice(self) -> Need:
+        kernel, clock, mailbox, chunk = self._kernel, self.clock, self.mailbox, self._chunk
+        self._noticed = False
+        before = clock()
+        end = before + self._max_slice
+        while True:
+            ready, self._ready = self._ready, []
+            try:
+                need = kernel.advance(ready, mailbox.take() if mailbox else (), chunk.steps)
+            except (KeyboardInterrupt, SystemExit) as error:  # of a task; a system task that raised it would crash trio
+                self._escape(error)
+                return MORE
+            now = clock()
+            chunk.took(now - before, whole=need is MORE)
+            if now >= end or need is not MORE:
+                return need
+            before = now
+
+    def _escape(self, error: BaseException) -> None:
+        """See to it that somebody hears of it: who waits for the task, else who waits for the scheduler."""
+        if self.told is error:
+            return
+        if self._stays:
+            self.report("a task of the implicit scheduler ended with", error)
+        else:
+            self._escaped = error
+            self._finished.set()
+
+    async def _rest(self, need: Need) -> None:
+        """Give the loop back until there is something to do."""
+        if need is MORE or self._noticed or self.mailbox or self._ready:
+            await lowlevel.cancel_shielded_checkpoint()
+            await lowlevel.cancel_shielded_checkpoint()
+            return
+        if need is FINISHED:
+            self._finished.set()
+            if self._ending:
+                self._end()
+                return
+        await self._park(need.deadline if isinstance(need, Idle) else None)
+
+    async def _park(self, deadline: float | None) -> None:
+        def woken_by_the_deadline(_: object) -> lowlevel.Abort:
+            self._parked = None
+            return lowlevel.Abort.SUCCEEDED
+
+        self._parked = lowlevel.current_task()
+        with trio.CancelScope(deadline=float("inf") if deadline is None else deadline + self._ahead):
+            await lowlevel.wait_task_rescheduled(woken_by_the_deadline)
+
+    def _wake(self) -> None:
+        """The mailbox has something: called on any thread."""
+        try:
+            self._token.run_sync_soon(self.notify, idempotent=True)
+        except trio.RunFinishedError:
+            self.mailbox.close()
+
+    # ---- descriptors -------------------------------------------------------------------------------------------
+
+    def _watch(self, wanted: Mapping[tuple[int, Direction], object]) -> None:
+        """Let trio look at what tasks wait for."""
+        watched, nursery = self._watched, self._nursery
+        assert nursery is not None
+        # What is watched is a wait, not a number: a number that was closed and given out again is something else.
+        for key in [key for key, (wait, _) in watched.items() if wanted.get(key) is not wait]:
+            _, scope = watched.pop(key)
+            scope.cancel()
+        for key, wait in wanted.items():
+            if key not in watched:
+                watched[key] = (wait, scope := trio.CancelScope())
+                nursery.start_soon(self._await_descriptor, key, scope)
+
+    async def _await_descriptor(self, key: tuple[int, Direction], scope: trio.CancelScope) -> None:
+        error: Exception | None = None
+        with scope:
+            try:
+                await (lowlevel.wait_readable if key[1] == "read" else lowlevel.wait_writable)(key[0])
+            except Exception as refused:  # noqa: BLE001 - OSError, BusyResourceError, …: that of who waits for it
+                error = refused
+        if scope.cancelled_caught:
+            return
+        del self._watched[key]
+        if error is not None:
+            refuse(self._kernel, [key], error)
+        else:
+            self._ready.append(key)
+            self.notify()
+
+    # ---- coroutines --------------------------------------------------------------------------------------------
+
+    def start(self, task: Task[Any], wait: TaskWait, awaitable: Awaitable[Any], scope: trio.CancelScope) -> None:
+        """Run `awaitable` as a task of trio, in a copy of the context of `task`; its end wakes `wait`."""
+        assert self._nursery is not None
+        task._context.copy().run(self._nursery.start_soon, _run, task, wait, awaitable, scope)
+
+
+async def _run(task: Task[Any], wait: TaskWait, awaitable: Awaitable[Any], scope: trio.CancelScope) -> None:
+    runs_for(lowlevel.current_task(), task)
+    outcome: Outcome[Any] | None = None
+    try:
+        with scope:
+            outcome = Value(await awaitable)
+    except trio.Cancelled:
+        wait.wake_cancelled(TaskCancelledError(f"{awaitable!r} was cancelled"))
+        raise
+    except BaseException as error:  # noqa: BLE001 - the task that waits gets it
+        outcome = Error(error)
+    if outcome is None:
+        wait.wake_cancelled(TaskCancelledError(f"{awaitable!r} was cancelled"))
+    else:
+        wait.wake(outcome)
+
+
+@final
+class _HostAwaitable(Operation[T_co]):
+    """Runs an awaitable as a task of the host, and waits for it."""
+
+    may_be_dropped = True
+
+    __slots__ = ("_awaitable", "_guest", "face")
+
+    def __init__(self, guest: TrioGuest, awaitable: Awaitable[T_co]) -> None:
+        self._guest = guest
+        self._awaitable = awaitable
+        self.face: Face | None = None  # of the task of ours that the coroutine awaits
+
+    def __repr__(self) -> str:
+        return repr(self._awaitable)
+
+    def waits_for(self) -> Iterable[Task[Any]]:
+        return () if self.face is None else (self.face.task,)
+
+    def refuse(self, error: BaseException) -> None:
+        """Called only where `waits_for` led a search along: the coroutine gets it at its `await`."""
+        assert self.face is not None
+        self.face.refuse(error)
+
+    def begin(self, task: Any) -> None:
+        scope = trio.CancelScope()
+
+        def undo(_: object) -> bool:
+            scope.cancel()
+            return False
+
+        self._guest.start(task, task.block(self, undo), self._awaitable, scope)
+
+
+def _step_as_host_task(guest: TrioGuest, coroutine: Any) -> Generator[Any, Any, Any]:
+    return (yield _HostAwaitable(guest, coroutine))
