@@ -49,7 +49,7 @@ FOREIGN_LOOPS: dict[str, tuple[str, ...]] = {
     "asyncio": ("dari.drivers.asyncio_", "dari.daemon.", "dari.testing", "dari.pytest_plugin"),
     "uvloop": ("dari.daemon.",),
     "trio": ("dari.drivers.trio_", "dari.daemon."),
-    "anyio": ("dari.drivers.host_scopes", "dari.daemon."),
+    "anyio": ("dari.outside", "dari.daemon."),
 }
 
 

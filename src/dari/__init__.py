@@ -178,9 +178,15 @@ else:  # hidden from the checkers, who would believe that every name exists
 
         return await_outside(operation)
 
-    # The one thing that is set here and not only named: `await queue.get()` works in any asyncio program that imports
-    # dari. The kernel may not know of schedulers, and a scheduler may never have been touched.
+    def _outsider(scope: CancelScope) -> Any:
+        from dari.outside import outsider
+
+        return outsider(scope)
+
+    # What is set here and not only named: `await queue.get()` and `with dari.timeout(1)` work in any asyncio or trio
+    # program that imports dari. The kernel may not know of schedulers, and a scheduler may never have been touched.
     World.host = staticmethod(_await_outside)
+    World.outsider = staticmethod(_outsider)
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

@@ -84,3 +84,16 @@ def run_really(request: pytest.FixtureRequest) -> Run:
 def loop_factory(request: pytest.FixtureRequest) -> Callable[[], asyncio.AbstractEventLoop]:
     """Makes a loop that dari can be a guest of."""
     return LOOPS[request.param]
+
+
+@pytest.fixture(params=[*LOOPS, "trio"], ids=str)
+def host(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Runs an async function in each loop that dari can be a guest of; it has anyio for what the loops have apart."""
+    if request.param == "trio":
+        return trio.run
+
+    def run(main: Callable[..., Any], *args: Any) -> Any:
+        with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
+            return runner.run(main(*args))
+
+    return run

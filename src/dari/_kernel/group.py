@@ -17,10 +17,9 @@ from dari._kernel.contract import Operation
 from dari._kernel.outcome import Error
 from dari._kernel.scope import CancelScope, cancelled_by
 from dari._kernel.waiting import cycle, deadlock, refuse
-from dari.exceptions import Cancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable
     from types import TracebackType
 
     from dari._kernel.contract import Main
@@ -95,8 +94,11 @@ class TaskGroup:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         self._left = True
-        collected = isinstance(error, GeneratorExit) and self._parent.kernel.current is not self._parent
-        caught = self._scope.__exit__(kind, error, traceback)
+        collected = isinstance(error, GeneratorExit) and not self._parent._runs()
+        try:
+            caught = self._scope.__exit__(kind, error, traceback)
+        except BaseExceptionGroup as rest:  # a host takes its cancels out of a group
+            error, caught = rest, False
         if collected:
             return False
         running = len(self._children)
@@ -121,7 +123,7 @@ class TaskGroup:
         if isinstance(error, Exception) and error is not self._raised:
             raise grouped([error, *errors])
         if errors:
-            raise grouped(errors if isinstance(error, Cancelled) else [error, *errors])
+            raise grouped(errors if self._parent._is_cancel(error) else [error, *errors])
         return False
 
     async def __aenter__(self) -> Self:
@@ -198,8 +200,8 @@ class _Join(Operation[None]):
 
     def begin(self, task: Any) -> None:
         group = self._group
-        if task is not group._parent:
-            task.fail(RuntimeError(f"{group!r} is joined by {task!r}: only the task that opened a group can join it"))
+        if group._parent is None or not group._parent._may_join(task):
+            task.fail(_not_the_parent(group, task))
         elif not group._children:
             error = group._close()
             if error is None:
@@ -218,12 +220,22 @@ class _Join(Operation[None]):
 
             group._emptied = emptied
 
+    def _outside(self) -> Generator[Any, Any, None]:
+        parent = self._group._parent
+        if parent is None or not parent._runs():
+            raise _not_the_parent(self._group, "a coroutine of the host")
+        return super()._outside()
+
     def _let_go(self, _wait: object) -> bool:
         """The undo: whoever waits owns. The children's end is awaited."""
         if cancelled_by(self._group._scope) is None:  # else it was around the children too, and they know
             for child in tuple(self._group._children):
                 child.cancel("the join of its task group was cancelled")
         return False
+
+
+def _not_the_parent(group: TaskGroup, who: object) -> RuntimeError:
+    return RuntimeError(f"{group!r} is joined by {who}: only the task that opened a group can join it")
 
 
 @final

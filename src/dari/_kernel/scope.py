@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 from dari._kernel.numbers import moment, seconds
 from dari._kernel.sites import calling, shown
 from dari._kernel.world import world
-from dari.exceptions import Cancelled
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -43,7 +42,7 @@ __all__ = [
 
 
 class Member(Protocol):
-    """A task, as scopes see it."""
+    """A task, as scopes see it; or what stands for it in a coroutine that the host steps (`World.outsider`)."""
 
     _scope: CancelScope | None
 
@@ -62,6 +61,18 @@ class Member(Protocol):
         """The running task left a scope that was cancelled."""
         ...
 
+    def _runs(self) -> bool:
+        """Is it the one that runs here and now?"""
+        ...
+
+    def _shielded(self, hides: bool) -> None:
+        """Its scope began, or ceased, to hide what comes from outside."""
+        ...
+
+    def _catches(self, scope: CancelScope, error: BaseException | None) -> bool:
+        """Its `scope` was left, by `error`: is that its own cancel, which ends here?"""
+        ...
+
 
 def current_member(what: str) -> Any:
     """The task that runs now, or an error that names `what` needs one and how to get it."""
@@ -72,6 +83,15 @@ def current_member(what: str) -> Any:
             " dari.run(main) steps"
         )
     return kernel.current
+
+
+def _who_enters(scope: CancelScope) -> Any:
+    """The task that runs now; in a coroutine that the host steps, what stands for it."""
+    if world.kernel is None and world.outsider is not None:
+        outsider = world.outsider(scope)
+        if outsider is not None:
+            return outsider
+    return current_member(f"`with {type(scope).__name__}`")
 
 
 def cancelled_by(scope: CancelScope | None) -> CancelScope | None:
@@ -203,6 +223,8 @@ class CancelScope:
 
     def _hide(self, hides: bool) -> None:
         self._hides = hides
+        if self._owner is not None:
+            self._owner._shielded(hides)
         if not hides and self._owner is not None and not self._closed and cancelled_by(self._parent) is not None:
             self._tell()
 
@@ -229,7 +251,7 @@ class CancelScope:
     def __enter__(self) -> Self:
         if self._owner is not None or self._closed:
             raise RuntimeError(f"{self!r} was entered already: a scope is for one block, make a new one")
-        task = current_member(f"`with {type(self).__name__}`")
+        task = _who_enters(self)
         kernel: Doors = task.kernel
         self._entered_at = calling()
         self._link(task, task._scope)
@@ -248,8 +270,7 @@ class CancelScope:
         task = self._owner
         if task is None:
             raise RuntimeError(f"{self!r} was left without having been entered")
-        running = world.kernel is not None and world.kernel.current is task
-        if not running:
+        if not task._runs():
             if isinstance(error, GeneratorExit):
                 self.alarm = 0  # any thread: even the heap is left alone, it will find the entry stale
                 self._unlink()
@@ -264,13 +285,7 @@ class CancelScope:
             task.kernel.clear_deadline(self._grace_alarm)
         self._unlink()
         task._scope = self._parent
-        caught = isinstance(error, Cancelled) and error._scope is self
-        if caught:
-            assert isinstance(error, Cancelled)
-            outer = cancelled_by(self._parent)
-            if outer is not None:  # outer beats inner: it was cancelled while this one was on its way out
-                error._scope, error.reason = outer, outer.reason
-                caught = False
+        caught = task._catches(self, error)
         self.cancelled_caught = caught
         task._remark()
         if self.cancel_called:

@@ -27,6 +27,7 @@ from dari._kernel.contract import UNCHANGED, Operation
 from dari._kernel.joining import join
 from dari._kernel.outcome import Error, Outcome, Steppable, Value
 from dari._kernel.scope import CancelScope, cancelled_by
+from dari._kernel.world import world
 from dari.exceptions import Cancelled, TaskCancelledError
 
 if TYPE_CHECKING:
@@ -396,6 +397,27 @@ class Task(Operation[T_co]):
                 scope = scope._parent
             if scope is None:  # a shield does not count: under it the task rests, and will be cancelled again
                 self._rare.swallowed = 0
+
+    def _runs(self) -> bool:
+        return world.kernel is not None and world.kernel.current is self
+
+    def _may_join(self, task: Task[Any]) -> bool:
+        return task is self
+
+    def _is_cancel(self, error: BaseException) -> bool:
+        return isinstance(error, Cancelled)
+
+    def _shielded(self, hides: bool) -> None:
+        pass  # it is asked upwards, each time (`cancelled_by`)
+
+    def _catches(self, scope: CancelScope, error: BaseException | None) -> bool:
+        if not isinstance(error, Cancelled) or error._scope is not scope:
+            return False
+        outer = cancelled_by(scope._parent)
+        if outer is not None:  # outer beats inner: it was cancelled while this one was on its way out
+            error._scope, error.reason = outer, outer.reason
+            return False
+        return True
 
     def _interrupt(self) -> None:
         if self._outcome is not None or cancelled_by(self._scope) is None:

@@ -20,12 +20,13 @@ __all__ = ["chain_priority", "world"]
 class World(_local):
     """The slot. `kernel` is the one whose `advance` is on this thread's stack, or None.
 
-    `host(operation)` is what makes `await operation` work in a coroutine that dari does not step; a guest
-    driver sets it on the thread of its loop.
+    `host(operation)` is what makes `await operation` work in a coroutine that dari does not step. `outsider(scope)`
+    gives what stands for a task there when a scope is entered (None where no loop runs). Both are set for all threads.
     """
 
     kernel: Any = None
     host: Any = None
+    outsider: Any = None
 
 
 world = World()

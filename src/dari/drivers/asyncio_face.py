@@ -48,7 +48,7 @@ def await_task(task: Task[T], loop: asyncio.AbstractEventLoop) -> Generator[Any,
     if face.asked and current is not None:
         # The task gave a result all the same. Its waiter gets that, and its cancel at the next `await`. It was
         # counted when it was asked for.
-        current.cancel()
+        current.cancel(face.message)
         current.uncancel()
     return value
 
@@ -61,6 +61,7 @@ class Face(asyncio.Future[Any]):
         super().__init__(loop=loop)
         self.task = task
         self.asked = False
+        self.message: Any = None  # by it anyio knows its own
         self._waiter = waiter
         if waiter is not None and waiter._wait is not None:
             waiter._wait.what.face = self  # type: ignore[attr-defined] # see `runs_for`
@@ -72,6 +73,7 @@ class Face(asyncio.Future[Any]):
         if self.done():
             return False
         self.asked = True
+        self.message = msg
         return self.task.cancel(msg if msg is not None else "cancelled by who waited for it")
 
     def _ended(self, task: Task[Any]) -> None:
@@ -81,7 +83,7 @@ class Face(asyncio.Future[Any]):
         if isinstance(outcome, Value):
             self.set_result(outcome.value)
         elif self.asked and task.cancelled():
-            super().cancel()
+            super().cancel(self.message)
         else:
             error = outcome.error
             if isinstance(error, StopIteration):  # a future refuses those

@@ -24,7 +24,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 from weakref import ref
 
-from dari._kernel.contract import FINISHED, MORE, Direction, Idle, Operation
+from dari._kernel.contract import FINISHED, MORE, Direction, Operation
 from dari._kernel.outcome import Error, Value
 from dari.drivers.asyncio_face import await_task, runs_for
 from dari.drivers.chunk import Chunk
@@ -197,10 +197,10 @@ class AsyncioGuest:
             loop.call_soon(self._first_turn, context=self._context)
             return
         self._armed = False
-        if isinstance(need, Idle):
-            if need.deadline is not None:
-                self._arm_timer(loop, need.deadline)
-        elif need is FINISHED and self._finished is not None and not self._finished.done():
+        deadline = self._kernel.deadlines.next()  # of a scope in a coroutine of the host, if there is no task
+        if deadline is not None:
+            self._arm_timer(loop, deadline)
+        if need is FINISHED and self._finished is not None and not self._finished.done():
             self._finished.set_result(None)
 
     def _first_turn(self) -> None:

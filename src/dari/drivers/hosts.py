@@ -10,7 +10,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-__all__ = ["in_trio", "running_loop", "shielded"]
+__all__ = ["in_trio", "running_loop", "running_task", "shielded"]
 
 
 def in_trio() -> bool:
@@ -25,6 +25,13 @@ def running_loop() -> Any:
         return sys.modules["trio.lowlevel"].current_trio_token()
     events = sys.modules.get("asyncio.events")
     return None if events is None else events._get_running_loop()
+
+
+def running_task() -> Any:
+    """The task of the host that runs now; None: none does."""
+    if in_trio():
+        return sys.modules["trio.lowlevel"].current_task()
+    return None if running_loop() is None else sys.modules["asyncio"].current_task()
 
 
 def shielded() -> AbstractContextManager[object]:

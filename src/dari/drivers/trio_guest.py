@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import trio
 from trio import lowlevel
 
-from dari._kernel.contract import FINISHED, MORE, Direction, Idle, Operation
+from dari._kernel.contract import FINISHED, MORE, Direction, Operation
 from dari._kernel.outcome import Error, Outcome, Value
 from dari.drivers.chunk import Chunk
 from dari.drivers.hosts import running_loop
@@ -207,7 +207,7 @@ class TrioGuest:
             if self._ending:
                 self._end()
                 return
-        await self._park(need.deadline if isinstance(need, Idle) else None)
+        await self._park(self._kernel.deadlines.next())  # of a scope in a task of trio, if there is no task of ours
 
     async def _park(self, deadline: float | None) -> None:
         def woken_by_the_deadline(_: object) -> lowlevel.Abort:
