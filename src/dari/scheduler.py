@@ -301,7 +301,8 @@ async def arun(
     scheduler = scheduler_here()
     if scheduler is None:
         raise RuntimeError("arun needs a running loop of asyncio or trio; without one, dari.run(main) runs a task")
-    return await scheduler.create_task(main, *args, priority=priority, name=name)
+    task: Task[T] = scheduler._kernel.create_task(main, args, priority, name)
+    return await task
 
 
 def create_task(

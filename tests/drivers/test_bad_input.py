@@ -234,7 +234,7 @@ def test_one_coroutine_for_two_tasks_of_a_guest(loop_factory):
         coroutine = work()
         beside = dari.create_task(neighbour)
         first, second = dari.create_task(coroutine), dari.create_task(coroutine)
-        with pytest.raises(RuntimeError, match="cannot reuse already awaited coroutine"):
+        with pytest.raises(RuntimeError, match="coroutine is being awaited already"):
             yield second
         return (yield first), (yield beside)
 

@@ -1,96 +1,106 @@
-"""What coroutines of asyncio await of a task of ours: its face, a future that ends when the task has really ended.
+"""What coroutines of asyncio await of a task of ours: its face, which wakes them when the task has really ended.
 
-**Circles.** A coroutine that runs for a task of ours (it was given as one, or yielded by one) is no task of the kernel,
-but a link between two: that task waits for the coroutine, and the coroutine for the one whose face it awaits. So it is
-remembered for whom each runs, and a circle is refused at the `await` that would close it, as at a `yield`. What still
-leaks: a wait that asyncio puts into a task of its own (`asyncio.gather(task)`, `asyncio.shield(task)`) is not followed.
+Who waits, owns: a cancel of the coroutine asks the task to end, and the coroutine goes on waiting until it has. Then it
+is cancelled, if the task was. If that gave a result all the same, its waiter gets it, and meets the cancel at its next
+`await`: asyncio's cancel is an event, and is sent once more so as not to be lost. Unless whoever cancelled has counted
+it back meanwhile (a timeout whose block has ended): what follows must not be hit by it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar, final
-from weakref import WeakKeyDictionary, ref
 
 from dari._kernel.outcome import Value
-from dari._kernel.waiting import cycle, deadlock
+from dari.drivers.hosts import shielded
+from dari.drivers.links import waiter_in
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from dari._kernel.task import Task
 
-__all__ = ["Face", "await_task", "runs_for"]
+__all__ = ["Face", "await_task"]
 
 T = TypeVar("T")
-
-_for_whom: WeakKeyDictionary[asyncio.Task[Any], ref[Task[Any]]] = WeakKeyDictionary()
-
-
-def runs_for(host_task: asyncio.Task[Any], task: Task[Any]) -> None:
-    """`task` waits for the coroutine of `host_task`; what it waits for has a `face`: the one that this awaits."""
-    _for_whom[host_task] = ref(task)
 
 
 def await_task(task: Task[T], loop: asyncio.AbstractEventLoop) -> Generator[Any, Any, T]:
     """`await task` in a coroutine of `loop`."""
-    if task.done():
-        return task.result()
-    current = asyncio.current_task()
-    known = None if current is None else _for_whom.get(current)
-    waiter = None if known is None else known()
-    if waiter is task:
-        raise RuntimeError(f"{task!r} waits for itself: that would never end")
-    if waiter is not None and (circle := cycle(waiter, task)):
-        raise deadlock(circle)
-    face = Face(task, loop, waiter)  # for this one who waits: whether it was cancelled is its own affair
-    value: T = yield from face
-    if face.asked and current is not None:
-        # The task gave a result all the same. Its waiter gets that, and its cancel at the next `await`. It was
-        # counted when it was asked for.
-        current.cancel(face.message)
-        current.uncancel()
-    return value
+    if task._outcome is None:
+        current = asyncio.current_task(loop)
+        assert current is not None
+        face = _face(task, loop, waiter_in(current, task))
+        before = current.cancelling()
+        try:
+            yield from face
+        except asyncio.CancelledError as cancelled:
+            if not face.cancelled():
+                raise  # the task had ended, and its waiter had not run yet: as with asyncio's own
+            face = yield from _see_the_end(face, loop, current)
+            if task.cancelled():
+                raise
+            loop.call_soon(_cancel_again, current, before, cancelled.args)
+        if face.error is not None:
+            raise face.error
+    outcome = task._outcome
+    if type(outcome) is Value:
+        value: T = outcome.value
+        return value
+    return task.result()
+
+
+def _see_the_end(face: Face, loop: asyncio.AbstractEventLoop, current: asyncio.Task[Any]) -> Generator[Any, Any, Face]:
+    """Wait for the end of the task, whatever comes. (Unshielded, scopes of anyio would cancel again in each turn.)"""
+    with shielded():
+        while not (face.task.done() or face.error):
+            face = _face(face.task, loop, waiter_in(current, face.task))  # anew: a circle may have closed meanwhile
+            try:
+                yield from face
+            except asyncio.CancelledError:
+                pass
+    return face
+
+
+def _cancel_again(waiter: asyncio.Task[Any], before: int, message: tuple[Any, ...]) -> None:
+    if waiter.cancelling() > before:
+        waiter.cancel(*message)
+        waiter.uncancel()  # it was counted when it was asked for
+
+
+def _face(task: Task[Any], loop: asyncio.AbstractEventLoop, waiter: Task[Any] | None) -> Face:
+    face = Face(loop=loop)
+    # Without an `__init__` in Python: 0.4 us of the 12 that `await task` takes (benchmarks/guest.py).
+    face.task, face.error, face._waiter = task, None, waiter
+    if waiter is not None and waiter._wait is not None:
+        waiter._wait.what.face = face  # type: ignore[attr-defined] # see `links`
+    if task._on_end is None:
+        task._on_end = [face._ended]
+    else:
+        task._on_end.append(face._ended)
+    return face
 
 
 @final
-class Face(asyncio.Future[Any]):
-    """Cancelling it cancels the task; it ends when the task has really ended."""
+class Face(asyncio.Future[None]):
+    """One wait of one coroutine. A cancel of it asks the task to end, at once: what comes later comes too late."""
 
-    def __init__(self, task: Task[Any], loop: asyncio.AbstractEventLoop, waiter: Task[Any] | None) -> None:
-        super().__init__(loop=loop)
-        self.task = task
-        self.asked = False
-        self.message: Any = None  # by it anyio knows its own
-        self._waiter = waiter
-        if waiter is not None and waiter._wait is not None:
-            waiter._wait.what.face = self  # type: ignore[attr-defined] # see `runs_for`
-        if task._on_end is None:
-            task._on_end = []
-        task._on_end.append(self._ended)
+    __slots__ = ("_waiter", "error", "task")
+
+    task: Task[Any]
+    error: BaseException | None  # the wait was refused: it would have closed a circle
+    _waiter: Task[Any] | None  # see `waiting`
 
     def cancel(self, msg: Any = None) -> bool:
         if self.done():
             return False
-        self.asked = True
-        self.message = msg
-        return self.task.cancel(msg if msg is not None else "cancelled by who waited for it")
+        self.task.cancel(msg if msg is not None else "cancelled by who waited for it")
+        return super().cancel(msg)
 
-    def _ended(self, task: Task[Any]) -> None:
-        if self.done():  # it was refused: the wait would have closed a circle
-            return
-        outcome = task._seen_from_outside()
-        if isinstance(outcome, Value):
-            self.set_result(outcome.value)
-        elif self.asked and task.cancelled():
-            super().cancel(self.message)
-        else:
-            error = outcome.error
-            if isinstance(error, StopIteration):  # a future refuses those
-                error = RuntimeError(f"task {task.name!r} raised StopIteration")
-                error.__cause__ = outcome.error
-            self.refuse(error)
+    def _ended(self, _: Task[Any]) -> None:
+        if not self.done():
+            self.set_result(None)
 
     def refuse(self, error: BaseException) -> None:
-        self.set_exception(error)
-        self.exception()  # it has been told: asyncio need not warn about it
+        self.error = error
+        self._ended(self.task)

@@ -9,8 +9,7 @@ turn, it would run between the two. So a slice is re-armed by a `call_soon` that
 the loop without us. After idleness the next turn is used at once. When nothing is ready, one `call_at` is armed for the
 earliest deadline, or nothing at all: an idle guest costs nothing.
 
-**Coroutines are tasks of the host.** What is yielded or given as a coroutine runs as an asyncio task under a kernel
-handle, so that all of asyncio, anyio, aiohttp works in it. They are started between advances, never inside one.
+What tasks wait for of the host's, coroutines above all, is in `asyncio_hosted`.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from _thread import get_ident
 from contextlib import suppress
 from contextvars import Context
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 from weakref import ref
 
-from dari._kernel.contract import FINISHED, MORE, Direction, Operation
-from dari._kernel.outcome import Error, Value
-from dari.drivers.asyncio_face import await_task, runs_for
+from dari._kernel.contract import MORE, Direction, Idle, Need, Operation
+from dari.drivers.asyncio_face import await_task
+from dari.drivers.asyncio_hosted import HostAwaitable, HostFuture, step_as_host_task
 from dari.drivers.chunk import Chunk
 from dari.drivers.hosts import running_loop, shielded
 from dari.drivers.mailbox import Mailbox, strays
@@ -35,17 +34,14 @@ from dari.drivers.wakeup import remote_of
 from dari.exceptions import SchedulerClosed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
 
     from dari._kernel.kernel import Kernel
-    from dari._kernel.outcome import Outcome
-    from dari._kernel.task import Task, TaskWait
-    from dari.drivers.asyncio_face import Face
+    from dari._kernel.task import Task
 
 __all__ = ["AsyncioGuest"]
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 _CHUNKS_PER_SLICE = 16  # how often the clock is read
 _LONGEST_WAIT = 86_400.0  # seconds; what is further away is asked for again: timers overflow somewhere
@@ -63,7 +59,7 @@ class AsyncioGuest:
         self._kernel = kernel
         self._max_slice = max_slice
         self._chunk = Chunk(max_slice / _CHUNKS_PER_SLICE)
-        self._context = Context()  # slices run in no one's context; every task has its own
+        self.context = Context()  # slices run in no one's context; every task has its own
         self._armed = False  # a slice is on its way, or running
         self._again = False  # something became ready while a slice was running, outside of advance
         self._timer: asyncio.TimerHandle | None = None
@@ -93,19 +89,21 @@ class AsyncioGuest:
             self._again = True
         else:
             self._armed = True
-            self.loop.call_soon(self._slice, context=self._context)
+            self.loop.call_soon(self._slice, context=self.context)
 
     def post(self, call: Callable[[], object]) -> None:
         self.mailbox.put(call)
 
     def steps_of(self, coroutine: Any) -> Generator[Any, Any, Any]:
-        return _step_as_host_task(self, coroutine)
+        return step_as_host_task(coroutine)
 
     def adapt(self, foreign: object) -> Operation[Any] | None:
+        if type(foreign) is CoroutineType:
+            return HostAwaitable(foreign)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - Any
         if asyncio.isfuture(foreign):
-            return _HostFuture(foreign)
-        if isinstance(foreign, CoroutineType) or hasattr(type(foreign), "__await__"):
-            return _HostAwaitable(self, foreign)  # type: ignore[arg-type]
+            return HostFuture(foreign)
+        if hasattr(type(foreign), "__await__"):
+            return HostAwaitable(foreign)  # type: ignore[arg-type]
         return remote_of(foreign)
 
     def outside(self, task: Task[T]) -> Generator[Any, Any, T]:
@@ -166,20 +164,27 @@ class AsyncioGuest:
     def _slice(self) -> None:
         kernel, clock, mailbox, chunk = self._kernel, self.clock, self.mailbox, self._chunk
         self._armed = True
+        self._again = False  # what became ready before the slice is in it
         self._thread = get_ident()  # a loop may be run again on another one
         before = clock()
         end = before + self._max_slice
         try:
             while True:
-                ready, self._ready = self._ready, []
+                ready: Iterable[tuple[int, Direction]] = ()
+                if self._ready:
+                    ready, self._ready = self._ready, []
                 need = kernel.advance(ready, mailbox.take() if mailbox else (), chunk.steps)
                 if self._starting:
                     starting, self._starting = self._starting, []
                     for start in starting:
                         start()
                 now = clock()
-                chunk.took(now - before, whole=need is MORE)
-                if now >= end or need is not MORE:
+                if need is not MORE:
+                    if now - before > chunk.seconds:
+                        chunk.took(now - before, whole=False)
+                    break
+                chunk.took(now - before, whole=True)
+                if now >= end:
                     break
                 before = now
         except BaseException:  # KeyboardInterrupt or SystemExit of a task: the loop ends with it, but may be run again
@@ -187,27 +192,29 @@ class AsyncioGuest:
             raise
         self._rest(need)
 
-    def _rest(self, need: object) -> None:
+    def _rest(self, need: Need) -> None:
         """Give the loop back, and see to it that it comes back to us when there is something to do."""
-        loop = self.loop
         if self._watched or self._kernel.watching:
             self._watch(self._kernel.watching)
-        again, self._again = self._again, False  # only now: who waits for what cannot be watched is ready again
-        if need is MORE or again or self.mailbox or self._ready:
-            loop.call_soon(self._first_turn, context=self._context)
+        # `_again` only now: who waits for what cannot be watched is ready again. (What was posted meanwhile wakes us.)
+        if need is MORE or self._again or self._ready:
+            self.loop.call_soon(self._first_turn, context=self.context)
             return
         self._armed = False
-        deadline = self._kernel.deadlines.next()  # of a scope in a coroutine of the host, if there is no task
+        if isinstance(need, Idle):
+            deadline = need.deadline
+        else:
+            deadline = self._kernel.deadlines.next()  # of a scope in a coroutine of the host
+            if self._finished is not None and not self._finished.done():
+                self._finished.set_result(None)
         if deadline is not None:
-            self._arm_timer(loop, deadline)
-        if need is FINISHED and self._finished is not None and not self._finished.done():
-            self._finished.set_result(None)
+            self._arm_timer(self.loop, deadline)
 
     def _first_turn(self) -> None:
-        self.loop.call_soon(self._second_turn, context=self._context)
+        self.loop.call_soon(self._second_turn, context=self.context)
 
     def _second_turn(self) -> None:
-        self.loop.call_soon(self._slice, context=self._context)
+        self.loop.call_soon(self._slice, context=self.context)
 
     def _arm_timer(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
         if self._timer is not None:
@@ -217,7 +224,7 @@ class AsyncioGuest:
         self._timer_deadline = deadline
         # The loop's clock is asked for the distance only: uvloop's counts in cached milliseconds.
         when = loop.time() + min(max(0.0, deadline - self.clock()), _LONGEST_WAIT)
-        self._timer = loop.call_at(when, self._timer_fired, context=self._context)
+        self._timer = loop.call_at(when, self._timer_fired, context=self.context)
 
     def _timer_fired(self) -> None:
         self._timer = None
@@ -230,7 +237,7 @@ class AsyncioGuest:
         try:
             if loop is None:
                 raise RuntimeError("gone")
-            loop.call_soon_threadsafe(self._woken, context=self._context)
+            loop.call_soon_threadsafe(self._woken, context=self.context)
         except RuntimeError:  # closed meanwhile
             self.mailbox.close()
 
@@ -266,119 +273,3 @@ class AsyncioGuest:
 def _unwatch(loop: asyncio.AbstractEventLoop, key: tuple[int, Direction]) -> None:
     with suppress(RuntimeError):  # it was closed, and a transport of the loop got the number: nothing of ours is left
         (loop.remove_reader if key[1] == "read" else loop.remove_writer)(key[0])
-
-
-@final
-class _HostFuture(Operation[T_co]):
-    """Waits for an asyncio future. Who waits, owns: cancelling the waiter cancels it, and awaits its end."""
-
-    __slots__ = ("_future",)
-
-    def __init__(self, future: asyncio.Future[T_co]) -> None:
-        self._future = future
-
-    def __repr__(self) -> str:
-        return repr(self._future)
-
-    def begin(self, task: Any) -> None:
-        future = self._future
-        loop = task.kernel.driver.loop
-        if future.get_loop() is not loop:
-            raise RuntimeError(f"{future!r} belongs to another event loop than the one this scheduler is a guest of")
-        if getattr(future, "_asyncio_future_blocking", False):
-            future._asyncio_future_blocking = False
-            raise RuntimeError(
-                f"{future!r} came from inside of foreign code: yield the coroutine itself, or dari.host(coroutine)"
-            )
-
-        def undo(_: object) -> bool:
-            future.cancel()
-            return False
-
-        wait = task.block(self, undo)
-        future.add_done_callback(lambda future: _settle(wait, future), context=task.kernel.driver._context)
-
-
-@final
-class _HostAwaitable(Operation[T_co]):
-    """Runs an awaitable as a task of the host, and waits for it."""
-
-    __slots__ = ("_awaitable", "_guest", "face")
-
-    def __init__(self, guest: AsyncioGuest, awaitable: Awaitable[T_co]) -> None:
-        self._guest = guest
-        self._awaitable = awaitable
-        self.face: Face | None = None  # of the task of ours that the coroutine awaits
-
-    def __repr__(self) -> str:
-        return repr(self._awaitable)
-
-    def waits_for(self) -> Iterable[Task[Any]]:
-        return () if self.face is None or self.face.done() else (self.face.task,)
-
-    def refuse(self, error: BaseException) -> None:
-        """Called only where `waits_for` led a search along: the coroutine gets it at its `await`."""
-        assert self.face is not None
-        self.face.refuse(error)
-
-    def begin(self, task: Any) -> None:
-        host_task: asyncio.Task[T_co] | None = None
-        awaitable = self._awaitable
-        starting = asked = False
-
-        def undo(_: object) -> bool:
-            nonlocal asked
-            if starting:  # an eager task factory: its first step runs, before the task is known here
-                asked = True
-                return False
-            if host_task is None:
-                if isinstance(awaitable, CoroutineType):
-                    awaitable.close()
-                return True
-            host_task.cancel()
-            return False
-
-        def start() -> None:
-            nonlocal host_task, starting
-            if wait.open:
-                coroutine = (
-                    cast("Coroutine[Any, Any, T_co]", awaitable)
-                    if isinstance(awaitable, CoroutineType)
-                    else _await(awaitable)
-                )
-                # A copy: what the coroutine sets stays with it.
-                starting = True
-                try:
-                    host_task = self._guest.loop.create_task(coroutine, context=task._context.copy())
-                except Exception as error:  # noqa: BLE001 - of a task factory: the task that waits gets it
-                    wait.wake(Error(error))
-                    return
-                finally:
-                    starting = False
-                runs_for(host_task, task)
-                if asked:
-                    host_task.cancel()
-                host_task.add_done_callback(lambda done: _settle(wait, done), context=self._guest._context)
-
-        wait: TaskWait = task.block(self, undo)
-        self._guest.start_later(start)
-
-
-async def _await(awaitable: Awaitable[T]) -> T:
-    return await awaitable
-
-
-def _settle(wait: TaskWait, future: asyncio.Future[Any]) -> None:
-    outcome: Outcome[Any]
-    if future.cancelled():
-        from dari.exceptions import TaskCancelledError
-
-        wait.wake_cancelled(TaskCancelledError(f"{future!r} was cancelled"))
-        return
-    error = future.exception()
-    outcome = Value(future.result()) if error is None else Error(error)
-    wait.wake(outcome)
-
-
-def _step_as_host_task(guest: AsyncioGuest, coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-    return (yield _HostAwaitable(guest, coroutine))  # type: ignore[no-any-return]

@@ -17,16 +17,19 @@ _BOLDEST = 2.0  # one fast chunk says little about the next
 
 @final
 class Chunk:
-    """`steps`, chosen so that an advance takes about `seconds`."""
+    """`steps`, chosen so that an advance takes about `seconds`.
 
-    __slots__ = ("_seconds", "steps")
+    An advance that was faster and did not use up its steps says nothing: it need not be told.
+    """
+
+    __slots__ = ("seconds", "steps")
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self.steps = 32
 
     def took(self, seconds: float, *, whole: bool) -> None:
         """The last advance took `seconds`; `whole`: it used up its steps."""
-        growth = min(self._seconds / max(seconds, 1e-9), _BOLDEST)
+        growth = min(self.seconds / max(seconds, 1e-9), _BOLDEST)
         if whole or growth < 1.0:
             self.steps = max(1, min(int(self.steps * growth), _LONGEST))

@@ -64,6 +64,9 @@ class Face:
             task._on_end = []
         task._on_end.append(self._ended)
 
+    def done(self) -> bool:
+        return self.outcome is not None
+
     def abort(self, raise_cancel: Callable[[], Any]) -> lowlevel.Abort:
         self.raise_cancel = raise_cancel
         self.task.cancel("cancelled by who waited for it")

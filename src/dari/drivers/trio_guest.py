@@ -298,7 +298,7 @@ class _HostAwaitable(Operation[T_co]):
         return repr(self._awaitable)
 
     def waits_for(self) -> Iterable[Task[Any]]:
-        return () if self.face is None else (self.face.task,)
+        return () if self.face is None or self.face.done() else (self.face.task,)
 
     def refuse(self, error: BaseException) -> None:
         """Called only where `waits_for` led a search along: the coroutine gets it at its `await`."""
