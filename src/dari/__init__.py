@@ -113,6 +113,7 @@ __all__ = [
     "TaskTimes",
     "Tracer",
     "WorkerLost",
+    "all_tasks",
     "arun",
     "as_completed",
     "checkpoint",
@@ -144,7 +145,7 @@ if TYPE_CHECKING:
     from dari.daemon import Context, Daemon
     from dari.pipeline import Pipeline
     from dari.pool import Job, JobState, Pool, PoolStats, current_job
-    from dari.scheduler import Scheduler, SchedulerStats, arun, create_task, run
+    from dari.scheduler import Scheduler, SchedulerStats, all_tasks, arun, create_task, run
     from dari.tracing import TaskTimes
 else:  # hidden from the checkers, who would believe that every name exists
     _LAZY = {
@@ -158,6 +159,7 @@ else:  # hidden from the checkers, who would believe that every name exists
         "Scheduler": "dari.scheduler",
         "SchedulerStats": "dari.scheduler",
         "TaskTimes": "dari.tracing",
+        "all_tasks": "dari.scheduler",
         "arun": "dari.scheduler",
         "create_task": "dari.scheduler",
         "current_job": "dari.pool",

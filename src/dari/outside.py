@@ -14,7 +14,7 @@ from dari._kernel.outcome import Value
 from dari._kernel.scope import cancelled_by
 from dari.drivers.hosts import in_trio, running_loop, running_task
 from dari.exceptions import SchedulerClosed
-from dari.scheduler import implicit_scheduler, scheduler_here
+from dari.scheduler import implicit_scheduler, kernel_here
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -82,14 +82,14 @@ def _abandon(task: Task[Any], operation: Operation[Any]) -> None:
 
 def outsider(scope: CancelScope) -> Outsider | None:
     """What stands for the host's task that enters `scope` now; None where no task of a host runs."""
-    task, scheduler = running_task(), scheduler_here()
-    if task is None or scheduler is None:
+    task, kernel = running_task(), kernel_here()
+    if task is None or kernel is None:
         return None
     if scope.grace is not None:
         raise RuntimeError(
             f"{scope!r}: `grace` is for tasks that dari steps; in a coroutine of the host a scope can have shield=True"
         )
-    return Outsider(scope, task, scheduler._kernel)
+    return Outsider(scope, task, kernel)
 
 
 @final

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
 from weakref import WeakKeyDictionary
@@ -19,8 +19,8 @@ from dari._kernel.outcome import Error
 from dari._kernel.stats import SchedulerStats
 from dari._kernel.waiting import dump
 from dari._kernel.world import world
-from dari.drivers.guests import guest_of
-from dari.drivers.hosts import in_trio, running_loop, shielded
+from dari.drivers.guests import guest_here, innermost
+from dari.drivers.hosts import in_trio, running_loop
 from dari.drivers.main import Interrupts, run_main
 from dari.drivers.standalone import Standalone
 from dari.exceptions import SchedulerClosed
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dari._kernel.task import Task
     from dari.drivers.guests import Guest
 
-__all__ = ["Scheduler", "SchedulerStats", "arun", "create_task", "run"]
+__all__ = ["Scheduler", "SchedulerStats", "all_tasks", "arun", "create_task", "run"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -73,7 +73,6 @@ class Scheduler:
         self._born = time.monotonic()
         self._own = Standalone()
         self._guest: Guest | None = None
-        self._outer: Scheduler | None = None
         self._closed = False
         self._kernel = Kernel(self._own, starvation_limit=starvation_limit, max_tasks=max_tasks, seed=seed)
         self._kernel.sites = self.debug
@@ -113,8 +112,11 @@ class Scheduler:
         self._kernel.cancel(reason)
 
     def call_soon_threadsafe(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
-        """From any thread: let `function(*args)` be called on the scheduler's. SchedulerClosed after the end."""
-        self._kernel.driver.post(partial(function, *args))
+        """From any thread: let `function(*args)` be called on the scheduler's, in a copy of the present context.
+
+        SchedulerClosed after the end.
+        """
+        self._kernel.driver.post(partial(copy_context().run, function, *args))
 
     def create_task_threadsafe(
         self,
@@ -132,8 +134,7 @@ class Scheduler:
 
         future: TaskFuture[T] = TaskFuture(self.call_soon_threadsafe)
         create = partial(self.create_task, main, *args, priority=priority, name=name)
-        context = copy_context()
-        self.call_soon_threadsafe(lambda: context.run(future.start, create))
+        self.call_soon_threadsafe(future.start, create)
         return future
 
     def stats(self) -> SchedulerStats:
@@ -196,9 +197,9 @@ class Scheduler:
     async def __aenter__(self) -> Self:
         if self._guest is not None or self._closed:
             raise RuntimeError(f"{self!r} was entered before: make a new one")
-        self._become_guest()
-        self._outer = _innermost.get()
-        _innermost.set(self)
+        guest = self._become_guest()
+        guest.outer = innermost.get()
+        innermost.set(guest)
         return self
 
     async def __aexit__(
@@ -207,36 +208,29 @@ class Scheduler:
         """Wait for all tasks (after cancelling them, if the block failed), then raise what nobody has observed."""
         guest = self._guest
         assert guest is not None
-        _innermost.set(self._outer)
+        if innermost.get() is guest:  # else one inside of it is still open, and finds out by itself
+            innermost.set(guest.outer)
         if error is not None:
             self._kernel.cancel("the block of its scheduler failed")
-        await self._outlast(guest)
+        try:
+            await guest.wait_finished()
+        except GeneratorExit:  # nobody drives this coroutine any more
+            self._kernel.cancel("who waited for its scheduler is gone")
+            raise
+        except BaseException:  # the host's way of cancelling
+            self._kernel.cancel("who waited for its scheduler was cancelled")
+            await guest.outlast()
+            self._close()
+            raise
         self._close()
         if error is None:
             self._raise_unobserved()
-
-    async def _outlast(self, guest: Guest) -> None:
-        """Wait for the end of all tasks; cancelled meanwhile, cancel them, and be cancelled when they have ended."""
-        cancelled: BaseException | None = None
-        while self._kernel.tasks or guest.mailbox:
-            try:
-                if cancelled is None:
-                    await guest.wait_finished()
-                else:
-                    with shielded():
-                        await guest.wait_finished()
-            except BaseException as error:  # noqa: BLE001 - the host's way of cancelling; raised again below
-                cancelled = error
-                self._kernel.cancel("who waited for its scheduler was cancelled")
-        if cancelled is not None:
-            self._close()
-            raise cancelled
 
     def _become_guest(self) -> Guest:
         loop = running_loop()
         if loop is None:
             raise RuntimeError(f"{self!r} can be a guest only where a loop of asyncio or trio is running")
-        self._guest = guest = guest_of(loop, self._kernel, self._max_slice)
+        self._guest = guest = _guest_of(loop, self._kernel, self._max_slice)
         self._kernel.attach(guest)
         for call in self._own.close():
             guest.post(call)
@@ -258,22 +252,28 @@ class Scheduler:
             raise BaseExceptionGroup(f"{kernel.unobserved_count} tasks failed, and nobody waited for them", errors)
 
 
-# The scheduler that the innermost `async with` around this code entered, in this chain of tasks of the host.
-_innermost: ContextVar[Scheduler | None] = ContextVar("dari_scheduler", default=None)
+def _guest_of(loop: Any, kernel: Kernel, max_slice: float) -> Guest:
+    """The driver that drives `kernel` in `loop`, which runs here."""
+    if in_trio():
+        from dari.drivers.trio_guest import TrioGuest
+
+        return TrioGuest(loop, kernel, max_slice)
+    from dari.drivers.asyncio_guest import AsyncioGuest
+
+    return AsyncioGuest(loop, kernel, max_slice)
+
 
 # One scheduler per loop for those who never made one.
 _implicit: WeakKeyDictionary[Any, Scheduler] = WeakKeyDictionary()
 
 
-def scheduler_here() -> Scheduler | None:
-    """The innermost scheduler on the running loop, or the implicit one of that loop. None where no loop runs."""
+def kernel_here() -> Kernel | None:
+    """That of the innermost scheduler on the running loop, or of the loop's implicit one. None where no loop runs."""
+    guest = guest_here()
+    if guest is not None:
+        return guest.kernel
     loop = running_loop()
-    scheduler = _innermost.get()
-    while scheduler is not None:
-        if scheduler._guest is not None and scheduler._guest.lives_in(loop) and not scheduler._closed:
-            return scheduler
-        scheduler = scheduler._outer
-    return None if loop is None else implicit_scheduler(loop)
+    return None if loop is None else implicit_scheduler(loop)._kernel
 
 
 def implicit_scheduler(loop: Any) -> Scheduler:
@@ -298,10 +298,10 @@ async def arun(
     """
     if world.kernel is not None:
         raise RuntimeError("arun inside a task that dari steps: use `yield from`, or create_task and wait for the task")
-    scheduler = scheduler_here()
-    if scheduler is None:
+    kernel = kernel_here()
+    if kernel is None:
         raise RuntimeError("arun needs a running loop of asyncio or trio; without one, dari.run(main) runs a task")
-    task: Task[T] = scheduler._kernel.create_task(main, args, priority, name)
+    task: Task[T] = kernel.create_task(main, args, priority, name)
     return await task
 
 
@@ -311,18 +311,25 @@ def create_task(
     priority: int | None = None,
     name: str | None = None,
 ) -> Task[T]:
-    """Start a task from inside a task, on its scheduler; or from a coroutine, on the innermost scheduler around it."""
+    """Start a task: from inside a task, on its scheduler; from a coroutine of the host, on that which `arun` takes."""
     kernel: Kernel | None = world.kernel
     if kernel is None:
-        scheduler = _innermost.get()
-        if scheduler is None:
+        kernel = kernel_here()
+        if kernel is None:
             raise RuntimeError(
                 "create_task outside of a task: use the create_task of a Scheduler, or start by dari.run(main)"
-                " (inside a running asyncio program: await dari.arun(main))"
+                " (inside a running asyncio or trio program: await dari.arun(main))"
             )
-        return scheduler.create_task(main, *args, priority=priority, name=name)
     task: Task[T] = kernel.create_task(main, args, priority, name)
     return task
+
+
+def all_tasks() -> set[Task[Any]]:
+    """The tasks that have not ended, of the scheduler on which `create_task` would start one here."""
+    kernel: Kernel | None = world.kernel or kernel_here()
+    if kernel is None:
+        raise RuntimeError("all_tasks outside of a task: scheduler.tasks are those of a Scheduler")
+    return set(kernel.tasks)
 
 
 def run(

@@ -35,7 +35,7 @@ def test_a_failure_that_somebody_waits_for_is_not_reported(hand):
     """Neither if it is a task, nor a callback, nor a group."""
     awaited = hand.create(fail, OSError())
     called = hand.create(fail, OSError())
-    called.add_done_callback(lambda task: None)
+    called.add_done_callback(lambda task: task.exception())
     hand.create(wait_for, awaited)
 
     def parent():
@@ -50,6 +50,28 @@ def test_a_failure_that_somebody_waits_for_is_not_reported(hand):
     hand.run()
 
     assert (hand.reports, hand.kernel.unobserved_count) == ([], 0)
+
+
+def test_a_failure_that_a_callback_does_not_look_at_is_reported(hand):
+    """To be told that it has ended is not to see how."""
+    error = OSError()
+    task = hand.create(fail, error)
+    task.add_done_callback(lambda task: task.done())
+    hand.run()
+
+    assert ([reported for _, reported in hand.reports], hand.kernel.unobserved_count) == ([error], 1)
+
+
+def test_a_done_callback_can_be_removed(hand):
+    """All that are equal to it go; how many they were comes back."""
+    called = []
+    task = hand.create(fail, OSError())
+    for callback in (called.append, called.append, lambda task: task.exception()):
+        task.add_done_callback(callback)
+
+    assert [task.remove_done_callback(called.append) for _ in range(2)] == [2, 0]
+    hand.run()
+    assert (called, hand.reports) == ([], [])
 
 
 def test_a_failure_after_somebody_looked_and_left_is_reported(hand):

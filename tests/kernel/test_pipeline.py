@@ -557,7 +557,7 @@ def test_the_end_of_the_owner_is_the_end_of_the_line(hand, log, source, how):
         return "mine"
 
     task = hand.create(owner)
-    task.add_done_callback(lambda _: log.note("owner"))
+    task.add_done_callback(lambda task: log.note("owner") or (how == "raise" and task.exception()))
     hand.run()
 
     assert list(log) == [("child ended", 3), ("owner", 3)]

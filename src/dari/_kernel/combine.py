@@ -13,6 +13,7 @@ from types import CoroutineType, GeneratorType, MethodType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, final
 
 from dari._kernel.contract import Operation
+from dari._kernel.joining import check_home
 from dari._kernel.numbers import seconds
 from dari._kernel.outcome import Error, Value
 from dari._kernel.scope import current_member
@@ -69,6 +70,7 @@ def _task_of(kernel: Any, thing: Any, on_end: Callable[[Task[Any]], object]) -> 
     """The task that is waited for: `thing` itself, or a new one that runs or yields it. `on_end` hears of its end."""
     if isinstance(thing, Task):
         task: Task[Any] = thing  # pyright: ignore[reportUnknownVariableType] - narrowed from Any
+        check_home(task, kernel)
         _hear(task, on_end)
         return task
     if isinstance(thing, (GeneratorType, CoroutineType)):
@@ -148,7 +150,7 @@ class _Gather(Operation[list[Any]]):
         hears = MethodType(heard, wait)  # it is the wait that hears: so a search for circles finds the way back
         try:
             for thing in self._things:
-                tasks.append(_task_of(task.kernel, thing, hears))
+                tasks.append(task._context.run(_task_of, task.kernel, thing, hears))  # what is started inherits from it
         except BaseException:
             for member in tasks:
                 _unhear(member, hears)
@@ -239,6 +241,7 @@ class _Wait(Operation[tuple[set[Task[Any]], set[Task[Any]]]]):
         expiry = _WaitExpired(wait, self, leave)
         for member in self._tasks:
             if not member.done():
+                check_home(member, task.kernel)
                 _hear(member, hears)
         if self._timeout is not None:
             kernel.set_deadline(expiry, kernel.clock() + self._timeout)

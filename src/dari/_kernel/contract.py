@@ -116,6 +116,10 @@ class Driver(Protocol):
         """The operation that waits for something that is not dari's (a future, a coroutine); None: not known here."""
         ...
 
+    def home(self) -> object:
+        """Where it runs: drivers with equal homes run on one thread, by turns."""
+        ...
+
     def outside(self, task: Any) -> Generator[Any, Any, Any]:
         """`await task` happened outside of `advance`, in a coroutine that somebody else steps."""
         ...

@@ -9,7 +9,16 @@ from typing import Any
 
 from dari._kernel.outcome import Error
 
-__all__ = ["join"]
+__all__ = ["check_home", "join"]
+
+
+def check_home(target: Any, kernel: Any) -> None:
+    """Refuse a task whose scheduler lives elsewhere: it ends on that thread, in the middle of that one's work."""
+    if target.kernel is not kernel and target.kernel.driver.home() != kernel.driver.home():
+        raise RuntimeError(
+            f"{target!r} belongs to a scheduler in another event loop or thread: wait for it there, or start it by"
+            " create_task_threadsafe and wait for the future that this gives"
+        )
 
 
 def join(target: Any, task: Any, *, owns: bool) -> None:
@@ -17,6 +26,7 @@ def join(target: Any, task: Any, *, owns: bool) -> None:
     if target is task:
         task.fail(RuntimeError(f"{target!r} waits for itself: that would never end"))
         return
+    check_home(target, task.kernel)
     if target._outcome is not None:
         target.kernel.observed(target)
         outcome = target._seen_from_outside()

@@ -36,6 +36,7 @@ from dari.exceptions import Cancelled, SchedulerFull
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from contextvars import Context
 
     from dari._kernel.contract import Tracer
     from dari._kernel.deadlines import Alarm
@@ -55,6 +56,7 @@ class Kernel:
         "_calls",
         "_escaping",
         "_lanes",
+        "_looked_at",
         "_moving",
         "cancelled",
         "clock",
@@ -100,6 +102,7 @@ class Kernel:
         self.unobserved_count = 0
         self._lanes: Bursts[Task[Any]] = Bursts(starvation_limit, seed, self.step_aside, _count_steps)
         self._moving: list[tuple[Task[Any], Lane[Task[Any]]]] = []
+        self._looked_at = 0  # the id of the task whose end was looked at last
         self._advancing = False
         self._calls: list[Callable[[], object]] = []
         self._escaping: BaseException | None = None
@@ -330,16 +333,23 @@ class Kernel:
             rare.root._unlink()
         listeners, task._on_end = task._on_end, None
         callbacks = None if rare is None else rare.callbacks
-        if isinstance(outcome, Error):
-            self._failed(task, outcome.error, bool(listeners or callbacks))
-        else:
+        if isinstance(outcome, Value):
             self.completed += 1
+        elif callbacks is None:
+            self._failed(task, outcome.error, bool(listeners))
         if listeners is not None:
             for listener in listeners:
                 listener(task)
         if callbacks is not None:
-            for callback in callbacks:
-                self.call(callback, task)
+            self._call_back(task, callbacks, bool(listeners))
+
+    def _call_back(self, task: Task[Any], callbacks: list[tuple[Callable[..., object], Context]], heard: bool) -> None:
+        """Call those who asked to be told of its end. A failure that none of them looks at is nobody's yet."""
+        self._looked_at = 0
+        for callback, context in callbacks:
+            self.call(context.run, callback, task)
+        if isinstance(task._outcome, Error):
+            self._failed(task, task._outcome.error, heard or self._looked_at == task.id)
 
     def _failed(self, task: Task[Any], error: BaseException, observed: bool) -> None:
         """Count how a task ended that did not end well; tell of it, if nobody else will."""
@@ -409,6 +419,7 @@ class Kernel:
 
     def observed(self, task: Task[Any]) -> None:
         """Somebody has seen how the task ended."""
+        self._looked_at = task.id
         if self.unobserved and task in self.unobserved:
             del self.unobserved[task]
             self.unobserved_count -= 1

@@ -309,13 +309,16 @@ class CancelScope:
 
 
 class Timeout(CancelScope):
-    """A scope that turns its own expiry into `TimeoutError`. Cancelled by hand, it is left silently, as any scope."""
+    """A scope that turns its own expiry into `TimeoutError`. Cancelled by hand, it is left silently, as any scope.
+
+    (That is rare: so for checkers it swallows nothing, and what its block assigns is bound behind it.)
+    """
 
     __slots__ = ()
 
-    def __exit__(
+    def __exit__(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
+    ) -> bool | None:
         caught = super().__exit__(kind, error, traceback)
         if caught and self._expired:
             how = "passed its deadline" if self._delay is None else f"took longer than {self._delay} seconds"

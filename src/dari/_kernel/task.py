@@ -18,6 +18,7 @@ Fields that few tasks use live in one `_Rare`, made on demand: there may be a mi
 
 from __future__ import annotations
 
+from contextvars import Context, copy_context
 from enum import Enum
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, TypeVar, final
@@ -32,7 +33,6 @@ from dari.exceptions import Cancelled, TaskCancelledError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from contextvars import Context
 
     from dari._kernel.lanes import Lane
     from dari._kernel.sites import Site
@@ -141,7 +141,7 @@ class _Rare:
         self.name: str | None = None
         self.root: CancelScope | None = None  # what `Task.cancel` cancels
         self.debts: list[Any] | None = None  # groups that were left with children running
-        self.callbacks: list[Callable[[Any], object]] | None = None
+        self.callbacks: list[tuple[Callable[[Any], object], Context]] | None = None
         self.created_by: tuple[Site, ...] = ()  # in debug mode, innermost first
         self.patient = False  # it has waited for its next `Cancelled`
         self.swallowed = 0  # how often `Cancelled` was thrown in since no scope around it was cancelled
@@ -311,15 +311,30 @@ class Task(Operation[T_co]):
         self._root_scope().cancel(reason)
         return True
 
-    def add_done_callback(self, callback: Callable[[Task[Any]], object]) -> None:
-        """Call `callback(task)` when it ends (at once, if it has). What the callback raises is logged, no more."""
+    def add_done_callback(self, callback: Callable[[Task[Any]], object], *, context: Context | None = None) -> None:
+        """Call `callback(task)` when it ends (at once, if it has), in `context` or a copy of the present one.
+
+        What the callback raises is logged, no more. A failure that no callback looks at (by `exception` or `result`),
+        and nobody waits for, is logged as any other.
+        """
+        if context is None:
+            context = copy_context()
         if self._outcome is not None:
-            self.kernel.call(callback, self)
+            self.kernel.call(context.run, callback, self)
             return
         rare = self._rarely()
         if rare.callbacks is None:
             rare.callbacks = []
-        rare.callbacks.append(callback)
+        rare.callbacks.append((callback, context))
+
+    def remove_done_callback(self, callback: Callable[[Task[Any]], object]) -> int:
+        """Do not call `callback` when it ends. Gives how often it had been added."""
+        rare = self._rare
+        if rare is None or rare.callbacks is None:
+            return 0
+        before = len(rare.callbacks)
+        rare.callbacks = [added for added in rare.callbacks if added[0] != callback]
+        return before - len(rare.callbacks)
 
     # ---- waiting for it --------------------------------------------------------------------------------------
 

@@ -23,6 +23,8 @@ from dari.exceptions import DariError
 if TYPE_CHECKING:
     import asyncio
 
+    from dari._kernel.task import Task
+
 
 class MainCancelled(Exception):  # noqa: N818 - an end, no error
     """Main ended because `Host.cancel` asked for it."""
@@ -214,10 +216,14 @@ class _StandaloneHost:
 
         return Event()
 
+    def _main_ended(self, task: Task[object]) -> None:
+        task.kernel.observed(task)  # `run` gives its error on
+        self._scheduler.stop()
+
     def run(self, call: MainCall) -> object:
         self._main = self._body(call)
         task = self._scheduler.create_task(self._main, name="main")
-        task.add_done_callback(lambda _: self._scheduler.stop())
+        task.add_done_callback(self._main_ended)
         try:
             while not task.done():
                 self._scheduler.run()

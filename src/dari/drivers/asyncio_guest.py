@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from dari._kernel.kernel import Kernel
     from dari._kernel.task import Task
+    from dari.drivers.guests import Guest
 
 __all__ = ["AsyncioGuest"]
 
@@ -56,7 +57,8 @@ class AsyncioGuest:
     def __init__(self, loop: asyncio.AbstractEventLoop, kernel: Kernel, max_slice: float) -> None:
         # A guest does not keep its loop alive: the loop's own callbacks keep the guest, and tables are keyed by loops.
         self._loop_ref = ref(loop)
-        self._kernel = kernel
+        self.kernel = kernel
+        self.outer: Guest | None = None
         self._max_slice = max_slice
         self._chunk = Chunk(max_slice / _CHUNKS_PER_SLICE)
         self.context = Context()  # slices run in no one's context; every task has its own
@@ -106,6 +108,9 @@ class AsyncioGuest:
             return HostAwaitable(foreign)  # type: ignore[arg-type]
         return remote_of(foreign)
 
+    def home(self) -> object:
+        return self._loop_ref()
+
     def outside(self, task: Task[T]) -> Generator[Any, Any, T]:
         """`await task` in a coroutine of the loop."""
         loop: asyncio.AbstractEventLoop = running_loop()
@@ -133,22 +138,26 @@ class AsyncioGuest:
         try:
             yield
         finally:
-            self._kernel.cancel("its event loop is closing")
-            while self._kernel.tasks or self.mailbox:
-                with suppress(asyncio.CancelledError), shielded():
-                    await self.wait_finished()
+            self.kernel.cancel("its event loop is closing")
+            await self.outlast()
             end()
 
     async def wait_finished(self) -> None:
-        while self._kernel.tasks or self.mailbox:
+        while self.kernel.tasks or self.mailbox:
             if self._finished is None or self._finished.done():
                 self._finished = self.loop.create_future()
             self.notify()
             await self._finished
 
+    async def outlast(self) -> None:
+        with shielded():
+            while self.kernel.tasks or self.mailbox:
+                with suppress(asyncio.CancelledError):
+                    await self.wait_finished()
+
     def close(self) -> None:
         for call in self.mailbox.close():
-            self._kernel.call(call)
+            self.kernel.call(call)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -162,7 +171,7 @@ class AsyncioGuest:
     # ---- slices ------------------------------------------------------------------------------------------------
 
     def _slice(self) -> None:
-        kernel, clock, mailbox, chunk = self._kernel, self.clock, self.mailbox, self._chunk
+        kernel, clock, mailbox, chunk = self.kernel, self.clock, self.mailbox, self._chunk
         self._armed = True
         self._again = False  # what became ready before the slice is in it
         self._thread = get_ident()  # a loop may be run again on another one
@@ -194,8 +203,8 @@ class AsyncioGuest:
 
     def _rest(self, need: Need) -> None:
         """Give the loop back, and see to it that it comes back to us when there is something to do."""
-        if self._watched or self._kernel.watching:
-            self._watch(self._kernel.watching)
+        if self._watched or self.kernel.watching:
+            self._watch(self.kernel.watching)
         # `_again` only now: who waits for what cannot be watched is ready again. (What was posted meanwhile wakes us.)
         if need is MORE or self._again or self._ready:
             self.loop.call_soon(self._first_turn, context=self.context)
@@ -204,7 +213,7 @@ class AsyncioGuest:
         if isinstance(need, Idle):
             deadline = need.deadline
         else:
-            deadline = self._kernel.deadlines.next()  # of a scope in a coroutine of the host
+            deadline = self.kernel.deadlines.next()  # of a scope in a coroutine of the host
             if self._finished is not None and not self._finished.done():
                 self._finished.set_result(None)
         if deadline is not None:
@@ -259,7 +268,7 @@ class AsyncioGuest:
                 try:
                     (loop.add_reader if key[1] == "read" else loop.add_writer)(key[0], self._became_ready, key)
                 except Exception as error:  # noqa: BLE001 - OSError, ValueError, RuntimeError: that of who waits for it
-                    refuse(self._kernel, [key], error)
+                    refuse(self.kernel, [key], error)
                 else:
                     watched[key] = wait
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from dari._kernel.contract import Operation
 from dari._kernel.outcome import Error, Value
+from dari.drivers.guests import innermost
 from dari.drivers.links import runs_for
 from dari.exceptions import TaskCancelledError
 
@@ -114,8 +115,10 @@ class HostAwaitable(Operation[T_co]):
         coroutine.__qualname__ = getattr(self._awaitable, "__qualname__", type(self._awaitable).__qualname__)
         self._starting = True
         try:
-            # A copy: what the coroutine sets stays with it.
-            host_task = guest.loop.create_task(coroutine, context=wait.task._context.copy())
+            context = wait.task._context.copy()  # what the coroutine sets stays with it
+            if context.get(innermost) is not guest:
+                context.run(innermost.set, guest)
+            host_task = guest.loop.create_task(coroutine, context=context)
         except Exception as error:  # noqa: BLE001 - of a task factory: the task that waits gets it
             coroutine.close()
             self._close_unbegun()
@@ -124,10 +127,14 @@ class HostAwaitable(Operation[T_co]):
         finally:
             self._starting = False
         self._host_task = host_task
-        runs_for(host_task, wait.task)
         if self._asked:
             host_task.cancel()
         host_task.add_done_callback(self._host_task_ended, context=guest.context)
+
+    def runs(self) -> None:
+        """The first step of the host's task: an eager one is not known by any other name yet."""
+        if self._wait is not None:
+            runs_for(asyncio.current_task(), self._wait.task)
 
     def went_well(self, outcome: Value[T_co]) -> None:
         """The coroutine is about to end with `outcome`. If its task may still end otherwise, leave it to that."""
@@ -156,16 +163,19 @@ class HostAwaitable(Operation[T_co]):
 
 async def _run(operation: HostAwaitable[T]) -> T:
     """What the host's task runs."""
+    operation.runs()
     value = await operation._awaitable
     operation.went_well(Value(value))
     return value
 
 
 def _settle(wait: TaskWait, future: asyncio.Future[Any]) -> None:
-    if future.cancelled():
+    error = None if future.cancelled() else future.exception()
+    if future.cancelled() or isinstance(error, asyncio.CancelledError):  # a cancelled `gather` has it as its error
+        if not wait.asked and _is_ending(future.get_loop()):
+            wait.task.cancel("its event loop is ending")
         wait.wake_cancelled(TaskCancelledError(f"{future!r} was cancelled"))
         return
-    error = future.exception()
     if error is None:
         wait.wake(Value(future.result()))
         return
@@ -173,6 +183,11 @@ def _settle(wait: TaskWait, future: asyncio.Future[Any]) -> None:
     if traceback is not None and traceback.tb_frame.f_code is _run.__code__:
         error.__traceback__ = traceback.tb_next  # users see their code only
     wait.wake(Error(error))
+
+
+def _is_ending(loop: asyncio.AbstractEventLoop) -> bool:
+    """Is every task being cancelled that is left? So asyncio.run ends, before it comes to our own tasks."""
+    return all(task.cancelling() for task in asyncio.all_tasks(loop))
 
 
 def step_as_host_task(coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:

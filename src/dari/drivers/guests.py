@@ -1,10 +1,11 @@
-"""A guest: a driver that lives in somebody else's loop. What a scheduler asks of it, and which one it is here."""
+"""A guest: a driver that lives in somebody else's loop. What a scheduler asks of it; and the innermost one."""
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from dari.drivers.hosts import in_trio
+from dari.drivers.hosts import running_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from dari._kernel.task import Task
     from dari.drivers.mailbox import Mailbox
 
-__all__ = ["Guest", "guest_of"]
+__all__ = ["Guest", "guest_here", "innermost"]
 
 T = TypeVar("T")
 
@@ -24,12 +25,15 @@ class Guest(Protocol):
     """A driver that lives in somebody else's loop: what the kernel asks of it, and what its scheduler asks."""
 
     mailbox: Mailbox
+    kernel: Kernel
+    outer: Guest | None  # the one around its `async with`
 
     def clock(self) -> float: ...
     def notify(self) -> None: ...
     def post(self, call: Callable[[], object]) -> None: ...
     def steps_of(self, coroutine: Any) -> Steppable: ...
     def adapt(self, foreign: object) -> Operation[Any] | None: ...
+    def home(self) -> object: ...
     def outside(self, task: Task[T]) -> Generator[Any, Any, T]: ...
     def report(self, what: str, error: BaseException | None) -> None: ...
 
@@ -45,17 +49,25 @@ class Guest(Protocol):
         """Wait until every task has ended."""
         ...
 
+    async def outlast(self) -> None:
+        """Wait until every task has ended, whatever the host cancels meanwhile."""
+        ...
+
     def close(self) -> None:
         """Let nothing more in, and leave nothing behind in the loop: what was posted last is called now."""
         ...
 
 
-def guest_of(loop: Any, kernel: Kernel, max_slice: float) -> Guest:
-    """The driver that drives `kernel` in `loop`, which runs here."""
-    if in_trio():
-        from dari.drivers.trio_guest import TrioGuest
+# The guest whose scheduler is the innermost around this code: entered by `async with`, or that of the task of ours that
+# a coroutine runs for. It travels with the context, so it may have ended, or live in another loop.
+innermost: ContextVar[Guest | None] = ContextVar("dari_guest", default=None)
 
-        return TrioGuest(loop, kernel, max_slice)
-    from dari.drivers.asyncio_guest import AsyncioGuest
 
-    return AsyncioGuest(loop, kernel, max_slice)
+def guest_here() -> Guest | None:
+    """The innermost one that lives in the running loop."""
+    guest = innermost.get()
+    if guest is not None:
+        loop = running_loop()
+        while guest is not None and (guest.mailbox.closed or not guest.lives_in(loop)):
+            guest = guest.outer
+    return guest

@@ -131,6 +131,9 @@ class Standalone:
     def adapt(self, foreign: object) -> Operation[Any] | None:
         return remote_of(foreign)
 
+    def home(self) -> object:
+        return get_ident() if self._thread is None else self._thread
+
     def outside(self, task: Any) -> NoReturn:
         raise RuntimeError(
             f"{task!r} belongs to a scheduler that runs by itself, so no coroutine of another loop can await it: enter"

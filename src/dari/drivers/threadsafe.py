@@ -39,7 +39,9 @@ class TaskFuture(Future[T]):
         except BaseException as error:  # noqa: BLE001 - who asked for the task gets it, on whatever thread
             self.set_exception(error)
         else:
-            self._task.add_done_callback(self._ended)
+            if self._task._on_end is None:
+                self._task._on_end = []
+            self._task._on_end.append(self._ended)
 
     def _ended(self, task: Task[T]) -> None:
         outcome = task._outcome

@@ -29,6 +29,7 @@ from trio import lowlevel
 from dari._kernel.contract import FINISHED, MORE, Direction, Operation
 from dari._kernel.outcome import Error, Outcome, Value
 from dari.drivers.chunk import Chunk
+from dari.drivers.guests import innermost
 from dari.drivers.hosts import running_loop
 from dari.drivers.links import runs_for
 from dari.drivers.mailbox import Mailbox, strays
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from dari._kernel.contract import Need
     from dari._kernel.kernel import Kernel
     from dari._kernel.task import Task, TaskWait
+    from dari.drivers.guests import Guest
     from dari.drivers.trio_face import Face
 
 __all__ = ["TrioGuest"]
@@ -59,7 +61,8 @@ class TrioGuest:
 
     def __init__(self, token: lowlevel.TrioToken, kernel: Kernel, max_slice: float) -> None:
         self._token = token
-        self._kernel = kernel
+        self.kernel = kernel
+        self.outer: Guest | None = None
         self._max_slice = max_slice
         self._chunk = Chunk(max_slice / _CHUNKS_PER_SLICE)
         self._host_time = lowlevel.current_clock().current_time
@@ -106,6 +109,9 @@ class TrioGuest:
             return _HostAwaitable(self, foreign)  # type: ignore[arg-type]
         return remote_of(foreign)
 
+    def home(self) -> object:
+        return self._token
+
     def outside(self, task: Task[T]) -> Generator[Any, Any, T]:
         """`await task` in a task of trio."""
         if not self.lives_in(running_loop()):
@@ -127,7 +133,7 @@ class TrioGuest:
         self._end = end
 
     async def wait_finished(self) -> None:
-        while self._escaped is None and (self._kernel.tasks or self.mailbox):
+        while self._escaped is None and (self.kernel.tasks or self.mailbox):
             if self._finished.is_set():
                 self._finished = trio.Event()
             self.notify()
@@ -136,9 +142,13 @@ class TrioGuest:
             escaped, self._escaped = self._escaped, None
             raise escaped
 
+    async def outlast(self) -> None:
+        with trio.CancelScope(shield=True):
+            await self.wait_finished()
+
     def close(self) -> None:
         for call in self.mailbox.close():
-            self._kernel.call(call)
+            self.kernel.call(call)
         self._noticed = True
         if self._parked is not None:
             parked, self._parked = self._parked, None
@@ -154,7 +164,7 @@ class TrioGuest:
                 async with trio.open_nursery() as self._nursery:
                     while not self.mailbox.closed:
                         need = self._slice()
-                        self._watch(self._kernel.watching)
+                        self._watch(self.kernel.watching)
                         await self._rest(need)
                     self._nursery.cancel_scope.cancel()
             ends.cancel_scope.cancel()
@@ -165,11 +175,11 @@ class TrioGuest:
         finally:
             if not self.mailbox.closed:
                 self._ending = True
-                self._kernel.cancel("the trio program is ending")
+                self.kernel.cancel("the trio program is ending")
                 self.notify()
 
     def _slice(self) -> Need:
-        kernel, clock, mailbox, chunk = self._kernel, self.clock, self.mailbox, self._chunk
+        kernel, clock, mailbox, chunk = self.kernel, self.clock, self.mailbox, self._chunk
         self._noticed = False
         before = clock()
         end = before + self._max_slice
@@ -207,7 +217,7 @@ class TrioGuest:
             if self._ending:
                 self._end()
                 return
-        await self._park(self._kernel.deadlines.next())  # of a scope in a task of trio, if there is no task of ours
+        await self._park(self.kernel.deadlines.next())  # of a scope in a task of trio, if there is no task of ours
 
     async def _park(self, deadline: float | None) -> None:
         def woken_by_the_deadline(_: object) -> lowlevel.Abort:
@@ -251,7 +261,7 @@ class TrioGuest:
             return
         del self._watched[key]
         if error is not None:
-            refuse(self._kernel, [key], error)
+            refuse(self.kernel, [key], error)
         else:
             self._ready.append(key)
             self.notify()
@@ -261,7 +271,10 @@ class TrioGuest:
     def start(self, task: Task[Any], wait: TaskWait, awaitable: Awaitable[Any], scope: trio.CancelScope) -> None:
         """Run `awaitable` as a task of trio, in a copy of the context of `task`; its end wakes `wait`."""
         assert self._nursery is not None
-        task._context.copy().run(self._nursery.start_soon, _run, task, wait, awaitable, scope)
+        context = task._context.copy()
+        if context.get(innermost) is not self:
+            context.run(innermost.set, self)
+        context.run(self._nursery.start_soon, _run, task, wait, awaitable, scope)
 
 
 async def _run(task: Task[Any], wait: TaskWait, awaitable: Awaitable[Any], scope: trio.CancelScope) -> None:
