@@ -71,12 +71,8 @@ def test_a_scheduler_inside_a_task(run, start, message):
             lambda _: dari.Scheduler().run(),
             r"Scheduler\.run\(\) inside a running asyncio program: use `await dari\.arun",
         ),
-        (
-            dari.create_task,
-            r"create_task outside of a task: .*inside a running asyncio program: await dari\.arun\(main\)",
-        ),
     ],
-    ids=["run", "Scheduler.run", "create_task"],
+    ids=["run", "Scheduler.run"],
 )
 def test_a_scheduler_by_itself_inside_asyncio(loop_factory, start, message):
     """Refused, and told what there is for that; a coroutine beside it goes on."""

@@ -346,6 +346,7 @@ class Kernel:
     def _call_back(self, task: Task[Any], callbacks: list[tuple[Callable[..., object], Context]], heard: bool) -> None:
         """Call those who asked to be told of its end. A failure that none of them looks at is nobody's yet."""
         self._looked_at = 0
+        task._rarely().callbacks = None
         for callback, context in callbacks:
             self.call(context.run, callback, task)
         if isinstance(task._outcome, Error):

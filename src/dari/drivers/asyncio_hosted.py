@@ -100,6 +100,7 @@ class HostAwaitable(Operation[T_co]):
             self._asked = True
             return False
         if self._host_task is None:
+            self._wait = None
             self._close_unbegun()
             return True
         self._host_task.cancel()
@@ -107,12 +108,12 @@ class HostAwaitable(Operation[T_co]):
 
     def _start(self) -> None:
         wait = self._wait
-        assert wait is not None
-        if not wait.open:
+        if wait is None:  # it was cancelled in the turn in which it began
             return
         guest = wait.task.kernel.driver
         coroutine: Any = _run(self)
-        coroutine.__qualname__ = getattr(self._awaitable, "__qualname__", type(self._awaitable).__qualname__)
+        known = self._awaitable if hasattr(self._awaitable, "__qualname__") else type(self._awaitable)
+        coroutine.__name__, coroutine.__qualname__ = known.__name__, known.__qualname__
         self._starting = True
         try:
             context = wait.task._context.copy()  # what the coroutine sets stays with it
@@ -145,6 +146,7 @@ class HostAwaitable(Operation[T_co]):
 
     def _host_task_ended(self, host_task: asyncio.Task[T_co]) -> None:
         self._close_unbegun()
+        self._host_task = None
         wait, self._wait = self._wait, None
         if wait is not None:
             _settle(wait, host_task)
