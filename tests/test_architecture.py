@@ -21,6 +21,7 @@ FLOORS: dict[str, set[str]] = {
     "_kernel": {"exceptions"},
     "sync": {"_kernel", "exceptions"},
     "queues": {"sync", "_kernel", "exceptions"},
+    "resources": {"sync", "_kernel", "exceptions"},
     "pipeline": {"queues", "sync", "_kernel", "exceptions"},
     "drivers": {"_kernel", "exceptions"},
     "scheduler": {"drivers", "_kernel", "sync", "exceptions"},
@@ -109,7 +110,7 @@ def test_no_circles():
     assert left == {}
 
 
-LANGUAGE = ("_kernel", "sync", "queues", "pipeline")
+LANGUAGE = ("_kernel", "sync", "queues", "pipeline", "resources")
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if floor(name) in LANGUAGE])

@@ -19,6 +19,7 @@ from dari._kernel.combine import (
 from dari._kernel.contract import Operation, Steps, Tracer
 from dari._kernel.group import TaskGroup
 from dari._kernel.operations import (
+    anext,  # noqa: A004 - its name everywhere
     checkpoint,
     current_task,
     every,
@@ -114,6 +115,7 @@ __all__ = [
     "Tracer",
     "WorkerLost",
     "all_tasks",
+    "anext",
     "arun",
     "as_completed",
     "checkpoint",
@@ -121,6 +123,7 @@ __all__ = [
     "current_effective_deadline",
     "current_job",
     "current_task",
+    "enter",
     "every",
     "fail_after",
     "gather",
@@ -145,6 +148,7 @@ if TYPE_CHECKING:
     from dari.daemon import Context, Daemon
     from dari.pipeline import Pipeline
     from dari.pool import Job, JobState, Pool, PoolStats, current_job
+    from dari.resources import enter
     from dari.scheduler import Scheduler, SchedulerStats, all_tasks, arun, create_task, run
     from dari.tracing import TaskTimes
 else:  # hidden from the checkers, who would believe that every name exists
@@ -163,6 +167,7 @@ else:  # hidden from the checkers, who would believe that every name exists
         "arun": "dari.scheduler",
         "create_task": "dari.scheduler",
         "current_job": "dari.pool",
+        "enter": "dari.resources",
         "run": "dari.scheduler",
     }
 

@@ -437,7 +437,7 @@ def test_cancelling_one_who_only_looks(run_in, way):
 
 @every_owner
 def test_a_cancel_in_the_turn_in_which_the_wait_began(run_in, way):
-    """The task does not outlive who waits for it; but `gather`'s own wrapper, cancelled before it began, tells nobody."""
+    """The task does not outlive who waits for it; only `gather`'s wrapper, cancelled before it began, tells nobody."""
     event = dari.Event()
 
     async def main():
@@ -790,8 +790,9 @@ def test_wait_gives_handles_back(run_in, return_when, done):
 
         async with dari.Scheduler() as scheduler:
             tasks = {scheduler.create_task(plan, name=plan.__name__) for plan in (quick, failed, slow)}
-            asyncio.get_running_loop().call_later(0.002, first.set)
-            asyncio.get_running_loop().call_later(0.006, second.set)
+            asyncio.get_running_loop().call_soon(first.set)
+            if return_when == asyncio.FIRST_EXCEPTION:
+                next(task for task in tasks if task.name == "quick").add_done_callback(lambda _: second.set())
             ended, pending = await asyncio.wait(tasks, return_when=return_when)
             second.set()
             event.set()

@@ -251,20 +251,32 @@ class Kernel:
     def _ended(self, task: Task[Any], outcome: Outcome[Any]) -> None:
         """The task's code has ended. The task ends when the children that it left behind have."""
         if task._rare is None or not task._rare.debts:
-            self._finish(task, outcome)
+            self._leave(task, outcome)
             return
 
         def end(errors: list[BaseException]) -> None:
             if not errors:
-                self._finish(task, outcome)
+                self._leave(task, outcome)
             elif isinstance(outcome, Error) and isinstance(outcome.error, (KeyboardInterrupt, SystemExit)):
                 self.driver.report(f"children of {task!r} failed", grouped(errors))
-                self._finish(task, outcome)
+                self._leave(task, outcome)
             else:
                 own = [outcome.error] if isinstance(outcome, Error) and not isinstance(outcome.error, Cancelled) else []
-                self._finish(task, Error(grouped([*own, *errors])))
+                self._leave(task, Error(grouped([*own, *errors])))
 
         settle_debts(task, end)
+
+    def _leave(self, task: Task[Any], outcome: Outcome[Any]) -> None:
+        """Its code has ended, and so have its children: leave what it has entered, the last one first."""
+        held = None if task._rare is None else task._rare.held
+        if held:
+
+            def left(outcome: Outcome[Any]) -> None:
+                self.in_turn(lambda: self._leave(task, outcome))
+
+            held.pop().release(outcome, left)
+        else:
+            self._finish(task, outcome)
 
     # ---- birth and end of tasks --------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ And the tuple spelling: `yield ("sleep", 0.5)` is looked up in `commands`, which
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast, final
 
 from dari._kernel.contract import Direction, Operation
 from dari._kernel.joining import join
@@ -17,11 +17,12 @@ from dari._kernel.task import Task
 from dari._kernel.world import world
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 
     from dari._kernel.task import TaskWait
 
 __all__ = [
+    "anext",
     "checkpoint",
     "command",
     "commands",
@@ -285,6 +286,33 @@ def host(awaitable: Awaitable[T]) -> Operation[T]:
     it, and waits for its end. TypeError in a scheduler that runs by itself.
     """
     return Host(awaitable)
+
+
+def anext(iterator: AsyncIterator[T]) -> Operation[T]:  # noqa: A001 - its name everywhere
+    """Wait for the next item of an async iterator: `x = yield from dari.anext(rows)`. StopAsyncIteration at its end.
+
+    Each item is waited for in a task of the host of its own, as `host` does it. An async generator that keeps a scope
+    or a timeout of the host open between two items needs one task for all: take its items in a coroutine. What must
+    be closed is entered: `rows = yield from dari.enter(contextlib.aclosing(generate()))`.
+    """
+    if not hasattr(type(iterator), "__anext__"):
+        way = "did you mean dari.anext(aiter(…))?" if hasattr(type(iterator), "__aiter__") else "it has no __anext__"
+        raise TypeError(f"anext takes an async iterator, not {iterator!r}: {way}")
+    return Host(_Item(iterator))
+
+
+@final
+class _Item(Generic[T]):
+    """The next item, not asked for yet."""
+
+    def __init__(self, iterator: AsyncIterator[T]) -> None:
+        self._iterator: Final = iterator
+
+    def __repr__(self) -> str:
+        return f"anext of {self._iterator!r}"
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._iterator.__anext__().__await__()
 
 
 def current_task() -> Task[Any]:

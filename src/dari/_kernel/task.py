@@ -135,12 +135,13 @@ class TaskWait:
 
 
 class _Rare:
-    __slots__ = ("callbacks", "created_by", "debts", "name", "patient", "root", "swallowed")
+    __slots__ = ("callbacks", "created_by", "debts", "held", "name", "patient", "root", "swallowed")
 
     def __init__(self) -> None:
         self.name: str | None = None
         self.root: CancelScope | None = None  # what `Task.cancel` cancels
         self.debts: list[Any] | None = None  # groups that were left with children running
+        self.held: list[Any] | None = None  # what it has entered, and leaves when its code has ended: see `resources`
         self.callbacks: list[tuple[Callable[[Any], object], Context]] | None = None
         self.created_by: tuple[Site, ...] = ()  # in debug mode, innermost first
         self.patient = False  # it has waited for its next `Cancelled`

@@ -112,7 +112,7 @@ class HostAwaitable(Operation[T_co]):
             return
         guest = wait.task.kernel.driver
         coroutine: Any = _run(self)
-        known = self._awaitable if hasattr(self._awaitable, "__qualname__") else type(self._awaitable)
+        known: Any = self._awaitable if hasattr(self._awaitable, "__qualname__") else type(self._awaitable)
         coroutine.__name__, coroutine.__qualname__ = known.__name__, known.__qualname__
         self._starting = True
         try:
