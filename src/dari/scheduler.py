@@ -19,7 +19,7 @@ from dari._kernel.outcome import Error
 from dari._kernel.stats import SchedulerStats
 from dari._kernel.waiting import dump
 from dari._kernel.world import world
-from dari.drivers.guests import guest_here, innermost
+from dari.drivers.guests import guest_in, innermost
 from dari.drivers.hosts import in_trio, running_loop
 from dari.drivers.main import Interrupts, run_main
 from dari.drivers.standalone import Standalone
@@ -269,11 +269,15 @@ _implicit: WeakKeyDictionary[Any, Scheduler] = WeakKeyDictionary()
 
 def kernel_here() -> Kernel | None:
     """That of the innermost scheduler on the running loop, or of the loop's implicit one. None where no loop runs."""
-    guest = guest_here()
-    if guest is not None:
-        return guest.kernel
     loop = running_loop()
-    return None if loop is None else implicit_scheduler(loop)._kernel
+    if loop is None:
+        return None
+    guest = guest_in(loop)
+    if guest is None:
+        guest = implicit_scheduler(loop)._guest
+        assert guest is not None
+        innermost.set(guest)  # found at once the next time
+    return guest.kernel
 
 
 def implicit_scheduler(loop: Any) -> Scheduler:

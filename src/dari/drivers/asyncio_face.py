@@ -30,7 +30,7 @@ def await_task(task: Task[T], loop: asyncio.AbstractEventLoop) -> Generator[Any,
     if task._outcome is None:
         current = asyncio.current_task(loop)
         assert current is not None
-        face = _face(task, loop, waiter_in(current, task))
+        face = _face(task, loop, waiter_in(current.get_coro(), task))
         before = current.cancelling()
         try:
             yield from face
@@ -54,7 +54,9 @@ def _see_the_end(face: Face, loop: asyncio.AbstractEventLoop, current: asyncio.T
     """Wait for the end of the task, whatever comes. (Unshielded, scopes of anyio would cancel again in each turn.)"""
     with shielded():
         while not (face.task.done() or face.error):
-            face = _face(face.task, loop, waiter_in(current, face.task))  # anew: a circle may have closed meanwhile
+            face = _face(
+                face.task, loop, waiter_in(current.get_coro(), face.task)
+            )  # anew: a circle may have closed meanwhile
             try:
                 yield from face
             except asyncio.CancelledError:

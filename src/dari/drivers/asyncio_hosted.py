@@ -71,11 +71,11 @@ class HostFuture(Operation[T_co]):
 class HostAwaitable(Operation[T_co]):
     """Runs an awaitable as a task of the host, and waits for it."""
 
-    __slots__ = ("_asked", "_awaitable", "_host_task", "_starting", "_wait", "face")
+    __slots__ = ("_asked", "_awaitable", "_host_task", "_starting", "face", "wait")
 
     def __init__(self, awaitable: Awaitable[T_co]) -> None:
         self._awaitable = awaitable
-        self._wait: TaskWait | None = None  # None once it is woken: it holds this, too
+        self.wait: TaskWait | None = None  # None once it is woken: it holds this, too
         self._host_task: asyncio.Task[T_co] | None = None
         self._starting = self._asked = False
         self.face: Face | None = None  # of the task of ours that the coroutine awaits
@@ -92,7 +92,7 @@ class HostAwaitable(Operation[T_co]):
         self.face.refuse(error)
 
     def begin(self, task: Any) -> None:
-        self._wait = task.block(self, self._undo)
+        self.wait = task.block(self, self._undo)
         task.kernel.driver.start_later(self._start)
 
     def _undo(self, _: object) -> bool:
@@ -100,14 +100,14 @@ class HostAwaitable(Operation[T_co]):
             self._asked = True
             return False
         if self._host_task is None:
-            self._wait = None
+            self.wait = None
             self._close_unbegun()
             return True
         self._host_task.cancel()
         return False
 
     def _start(self) -> None:
-        wait = self._wait
+        wait = self.wait
         if wait is None:  # it was cancelled in the turn in which it began
             return
         guest = wait.task.kernel.driver
@@ -132,11 +132,6 @@ class HostAwaitable(Operation[T_co]):
             host_task.cancel()
         host_task.add_done_callback(self._host_task_ended, context=guest.context)
 
-    def runs(self) -> None:
-        """The first step of the host's task: an eager one is not known by any other name yet."""
-        if self._wait is not None:
-            runs_for(asyncio.current_task(), self._wait.task)
-
     def went_well(self, outcome: Value[T_co]) -> None:
         """The coroutine is about to end with `outcome`. If its task may still end otherwise, leave it to that."""
         host_task = self._host_task
@@ -147,12 +142,12 @@ class HostAwaitable(Operation[T_co]):
     def _host_task_ended(self, host_task: asyncio.Task[T_co]) -> None:
         self._close_unbegun()
         self._host_task = None
-        wait, self._wait = self._wait, None
+        wait, self.wait = self.wait, None
         if wait is not None:
             _settle(wait, host_task)
 
     def _wake(self, outcome: Outcome[T_co]) -> None:
-        wait, self._wait = self._wait, None
+        wait, self.wait = self.wait, None
         if wait is not None:
             wait.wake(outcome)
 
@@ -165,10 +160,12 @@ class HostAwaitable(Operation[T_co]):
 
 async def _run(operation: HostAwaitable[T]) -> T:
     """What the host's task runs."""
-    operation.runs()
     value = await operation._awaitable
     operation.went_well(Value(value))
     return value
+
+
+runs_for(_run)
 
 
 def _settle(wait: TaskWait, future: asyncio.Future[Any]) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from dari.drivers.hosts import running_loop
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
     from dari._kernel.task import Task
     from dari.drivers.mailbox import Mailbox
 
-__all__ = ["Guest", "guest_here", "innermost"]
+__all__ = ["Guest", "guest_in", "innermost"]
 
 T = TypeVar("T")
 
@@ -63,11 +61,9 @@ class Guest(Protocol):
 innermost: ContextVar[Guest | None] = ContextVar("dari_guest", default=None)
 
 
-def guest_here() -> Guest | None:
-    """The innermost one that lives in the running loop."""
+def guest_in(loop: object) -> Guest | None:
+    """The innermost one that lives in `loop`."""
     guest = innermost.get()
-    if guest is not None:
-        loop = running_loop()
-        while guest is not None and (guest.mailbox.closed or not guest.lives_in(loop)):
-            guest = guest.outer
+    while guest is not None and (guest.mailbox.closed or not guest.lives_in(loop)):
+        guest = guest.outer
     return guest

@@ -34,7 +34,7 @@ async def _await_task(task: Task[T]) -> T:
         await lowlevel.checkpoint()
         return task.result()
     current = lowlevel.current_task()
-    face = Face(task, current, waiter_in(current, task))
+    face = Face(task, current, waiter_in(current.coro, task))
     await lowlevel.wait_task_rescheduled(face.abort)
     try:
         if face.raise_cancel is not None and task.cancelled():

@@ -40,6 +40,7 @@ from dari.exceptions import TaskCancelledError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+    from contextvars import Context
 
     from dari._kernel.contract import Need
     from dari._kernel.kernel import Kernel
@@ -268,30 +269,13 @@ class TrioGuest:
 
     # ---- coroutines --------------------------------------------------------------------------------------------
 
-    def start(self, task: Task[Any], wait: TaskWait, awaitable: Awaitable[Any], scope: trio.CancelScope) -> None:
-        """Run `awaitable` as a task of trio, in a copy of the context of `task`; its end wakes `wait`."""
+    def start(self, operation: _HostAwaitable[Any], context: Context) -> None:
+        """Run it as a task of trio, in a copy of `context`."""
         assert self._nursery is not None
-        context = task._context.copy()
+        context = context.copy()
         if context.get(innermost) is not self:
             context.run(innermost.set, self)
-        context.run(self._nursery.start_soon, _run, task, wait, awaitable, scope)
-
-
-async def _run(task: Task[Any], wait: TaskWait, awaitable: Awaitable[Any], scope: trio.CancelScope) -> None:
-    runs_for(lowlevel.current_task(), task)
-    outcome: Outcome[Any] | None = None
-    try:
-        with scope:
-            outcome = Value(await awaitable)
-    except trio.Cancelled:
-        wait.wake_cancelled(TaskCancelledError(f"{awaitable!r} was cancelled"))
-        raise
-    except BaseException as error:  # noqa: BLE001 - the task that waits gets it
-        outcome = Error(error)
-    if outcome is None:
-        wait.wake_cancelled(TaskCancelledError(f"{awaitable!r} was cancelled"))
-    else:
-        wait.wake(outcome)
+        context.run(self._nursery.start_soon, _run, operation)
 
 
 @final
@@ -300,15 +284,17 @@ class _HostAwaitable(Operation[T_co]):
 
     may_be_dropped = True
 
-    __slots__ = ("_awaitable", "_guest", "face")
+    __slots__ = ("_guest", "awaitable", "face", "scope", "wait")
 
     def __init__(self, guest: TrioGuest, awaitable: Awaitable[T_co]) -> None:
         self._guest = guest
-        self._awaitable = awaitable
+        self.awaitable = awaitable
+        self.scope = trio.CancelScope()
+        self.wait: TaskWait | None = None  # None once it is woken: it holds this, too
         self.face: Face | None = None  # of the task of ours that the coroutine awaits
 
     def __repr__(self) -> str:
-        return repr(self._awaitable)
+        return repr(self.awaitable)
 
     def waits_for(self) -> Iterable[Task[Any]]:
         return () if self.face is None or self.face.done() else (self.face.task,)
@@ -319,13 +305,38 @@ class _HostAwaitable(Operation[T_co]):
         self.face.refuse(error)
 
     def begin(self, task: Any) -> None:
-        scope = trio.CancelScope()
+        self.wait = task.block(self, self._undo)
+        self._guest.start(self, task._context)
 
-        def undo(_: object) -> bool:
-            scope.cancel()
-            return False
+    def _undo(self, _: object) -> bool:
+        self.scope.cancel()
+        return False
 
-        self._guest.start(task, task.block(self, undo), self._awaitable, scope)
+    def ended(self, outcome: Outcome[T_co] | None) -> None:
+        """The coroutine has; None: it was cancelled."""
+        wait, self.wait = self.wait, None
+        assert wait is not None
+        if outcome is None:
+            wait.wake_cancelled(TaskCancelledError(f"{self.awaitable!r} was cancelled"))
+        else:
+            wait.wake(outcome)
+
+
+async def _run(operation: _HostAwaitable[Any]) -> None:
+    """What the host's task runs."""
+    outcome: Outcome[Any] | None = None
+    try:
+        with operation.scope:
+            outcome = Value(await operation.awaitable)
+    except trio.Cancelled:  # of all that trio runs
+        operation.ended(None)
+        raise
+    except BaseException as error:  # noqa: BLE001 - the task that waits gets it
+        outcome = Error(error)
+    operation.ended(outcome)
+
+
+runs_for(_run)
 
 
 def _step_as_host_task(guest: TrioGuest, coroutine: Any) -> Generator[Any, Any, Any]:
