@@ -54,9 +54,8 @@ def _see_the_end(face: Face, loop: asyncio.AbstractEventLoop, current: asyncio.T
     """Wait for the end of the task, whatever comes. (Unshielded, scopes of anyio would cancel again in each turn.)"""
     with shielded():
         while not (face.task.done() or face.error):
-            face = _face(
-                face.task, loop, waiter_in(current.get_coro(), face.task)
-            )  # anew: a circle may have closed meanwhile
+            # Looked at anew: a circle may have closed meanwhile.
+            face = _face(face.task, loop, waiter_in(current.get_coro(), face.task))
             try:
                 yield from face
             except asyncio.CancelledError:
