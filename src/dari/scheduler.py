@@ -230,7 +230,7 @@ class Scheduler:
         loop = running_loop()
         if loop is None:
             raise RuntimeError(f"{self!r} can be a guest only where a loop of asyncio or trio is running")
-        self._guest = guest = _guest_of(loop, self._kernel, self._max_slice)
+        self._guest = guest = _guest_of(loop, self._kernel, self._max_slice, self._close)
         self._kernel.attach(guest)
         for call in self._own.close():
             guest.post(call)
@@ -252,12 +252,12 @@ class Scheduler:
             raise BaseExceptionGroup(f"{kernel.unobserved_count} tasks failed, and nobody waited for them", errors)
 
 
-def _guest_of(loop: Any, kernel: Kernel, max_slice: float) -> Guest:
-    """The driver that drives `kernel` in `loop`, which runs here."""
+def _guest_of(loop: Any, kernel: Kernel, max_slice: float, end: Callable[[], object]) -> Guest:
+    """The driver that drives `kernel` in `loop`, which runs here. In trio it calls `end` if the loop ends before it."""
     if in_trio():
         from dari.drivers.trio_guest import TrioGuest
 
-        return TrioGuest(loop, kernel, max_slice)
+        return TrioGuest(loop, kernel, max_slice, end)
     from dari.drivers.asyncio_guest import AsyncioGuest
 
     return AsyncioGuest(loop, kernel, max_slice)

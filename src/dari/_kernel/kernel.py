@@ -65,6 +65,7 @@ class Kernel:
         "current",
         "deadlines",
         "driver",
+        "escape_is_heard",
         "failed",
         "lifetimes",
         "max_tasks",
@@ -106,6 +107,7 @@ class Kernel:
         self._advancing = False
         self._calls: list[Callable[[], object]] = []
         self._escaping: BaseException | None = None
+        self.escape_is_heard = False  # somebody waits for the task whose KeyboardInterrupt or SystemExit came out last
         self._beginnings = Beginnings()
 
     def attach(self, driver: Driver) -> None:
@@ -372,6 +374,7 @@ class Kernel:
         self.failed += 1
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             self._escaping = error
+            self.escape_is_heard = observed
             self._lanes.cut()
         elif not observed:
             self.unobserved_count += 1

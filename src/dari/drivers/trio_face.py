@@ -68,14 +68,14 @@ class Face:
         return self.outcome is not None
 
     def abort(self, raise_cancel: Callable[[], Any]) -> lowlevel.Abort:
+        if self.task.kernel.driver.mailbox.closed:
+            return lowlevel.Abort.SUCCEEDED  # nobody drives it any more
         self.raise_cancel = raise_cancel
         self.task.cancel("cancelled by who waited for it")
         return lowlevel.Abort.FAILED  # its real end is awaited
 
     def _ended(self, task: Task[Any]) -> None:
         outcome = task._seen_from_outside()
-        if isinstance(outcome, Error):
-            task.kernel.driver.told = outcome.error
         self._settle(outcome)
 
     def refuse(self, error: BaseException) -> None:

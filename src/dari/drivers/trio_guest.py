@@ -22,6 +22,7 @@ from _thread import get_ident
 from contextlib import suppress
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeVar, final
+from weakref import ref
 
 import trio
 from trio import lowlevel
@@ -60,8 +61,8 @@ _CHUNKS_PER_SLICE = 16  # how often the clock is read
 class TrioGuest:
     """Drives `kernel` from a system task of the trio program that `token` stands for, which runs here."""
 
-    def __init__(self, token: lowlevel.TrioToken, kernel: Kernel, max_slice: float) -> None:
-        self._token = token
+    def __init__(self, token: lowlevel.TrioToken, kernel: Kernel, max_slice: float, end: Callable[[], object]) -> None:
+        self._token_ref = ref(token)  # a guest does not keep its program alive: tables are keyed by tokens
         self.kernel = kernel
         self.outer: Guest | None = None
         self._max_slice = max_slice
@@ -77,9 +78,8 @@ class TrioGuest:
         self._ready: list[tuple[int, Direction]] = []
         self._ending = False  # the trio program has ended
         self._stays = False  # it is the implicit one, and nobody waits for its tasks
-        self._end: Callable[[], object] = self.close
+        self._end = end
         self._escaped: BaseException | None = None  # KeyboardInterrupt or SystemExit of a task
-        self.told: BaseException | None = None  # the error that was given last to who waits for a task
         self.mailbox = Mailbox(self._wake)
         lowlevel.spawn_system_task(self._drive, name="dari scheduler")
 
@@ -105,13 +105,17 @@ class TrioGuest:
 
     def adapt(self, foreign: object) -> Operation[Any] | None:
         if getattr(foreign, "_asyncio_future_blocking", None) is not None:
-            return None  # asyncio's: nobody here can wait for it
+            raise TypeError(f"{foreign!r} is asyncio's, and this scheduler is a guest of trio: nobody could wake it")
+        if str(getattr(foreign, "__module__", "")).startswith("trio."):
+            raise TypeError(
+                f"{foreign!r} came from inside of foreign code: yield the coroutine itself, or dari.host(coroutine)"
+            )
         if isinstance(foreign, CoroutineType) or hasattr(type(foreign), "__await__"):
             return _HostAwaitable(self, foreign)  # type: ignore[arg-type]
         return remote_of(foreign)
 
     def home(self) -> object:
-        return self._token
+        return self._token_ref()
 
     def outside(self, task: Task[T]) -> Generator[Any, Any, T]:
         """`await task` in a task of trio."""
@@ -127,11 +131,10 @@ class TrioGuest:
     # ---- what its owner asks -----------------------------------------------------------------------------------
 
     def lives_in(self, loop: object) -> bool:
-        return self._token is loop
+        return self._token_ref() is loop
 
     def stay(self, end: Callable[[], object]) -> None:
-        self._stays = True
-        self._end = end
+        self._stays = True  # longer it cannot: `end` is called at the end of any
 
     async def wait_finished(self) -> None:
         while self._escaped is None and (self.kernel.tasks or self.mailbox):
@@ -162,12 +165,16 @@ class TrioGuest:
         async with trio.open_nursery() as ends:
             ends.start_soon(self._hear_of_the_end)
             with trio.CancelScope(shield=True):
-                async with trio.open_nursery() as self._nursery:
-                    while not self.mailbox.closed:
-                        need = self._slice()
-                        self._watch(self.kernel.watching)
-                        await self._rest(need)
-                    self._nursery.cancel_scope.cancel()
+                try:
+                    async with trio.open_nursery() as self._nursery:
+                        while not self.mailbox.closed:
+                            need = self._guarded_slice()
+                            self._watch(self.kernel.watching)
+                            await self._rest(need)
+                        self._nursery.cancel_scope.cancel()
+                finally:
+                    self.mailbox.close()
+                    self._nursery = None
             ends.cancel_scope.cancel()
 
     async def _hear_of_the_end(self) -> None:
@@ -179,8 +186,23 @@ class TrioGuest:
                 self.kernel.cancel("the trio program is ending")
                 self.notify()
 
+    def _guarded_slice(self) -> Need:
+        """A slice. A scope of trio that a generator leaves open in it would be around us all: it is undone."""
+        need: Need = MORE
+        try:
+            with trio.CancelScope():
+                need = self._slice()
+        except RuntimeError as error:
+            self.report(
+                "a generator task left a scope of trio, or of anyio, open when it yielded, which has now no effect any"
+                " more: in a generator use dari's own (dari.move_on_after)",
+                error,
+            )
+        return need
+
     def _slice(self) -> Need:
-        kernel, clock, mailbox, chunk = self.kernel, self.clock, self.mailbox, self._chunk
+        # By the clock on the wall, whatever trio's own may show: it is about how long the loop is kept.
+        kernel, clock, mailbox, chunk = self.kernel, time.monotonic, self.mailbox, self._chunk
         self._noticed = False
         before = clock()
         end = before + self._max_slice
@@ -199,7 +221,7 @@ class TrioGuest:
 
     def _escape(self, error: BaseException) -> None:
         """See to it that somebody hears of it: who waits for the task, else who waits for the scheduler."""
-        if self.told is error:
+        if self.kernel.escape_is_heard:
             return
         if self._stays:
             self.report("a task of the implicit scheduler ended with", error)
@@ -209,7 +231,7 @@ class TrioGuest:
 
     async def _rest(self, need: Need) -> None:
         """Give the loop back until there is something to do."""
-        if need is MORE or self._noticed or self.mailbox or self._ready:
+        if need is MORE or self._noticed:  # (A post and a descriptor that is ready notify, too.)
             await lowlevel.cancel_shielded_checkpoint()
             await lowlevel.cancel_shielded_checkpoint()
             return
@@ -232,7 +254,10 @@ class TrioGuest:
     def _wake(self) -> None:
         """The mailbox has something: called on any thread."""
         try:
-            self._token.run_sync_soon(self.notify, idempotent=True)
+            token = self._token_ref()
+            if token is None:
+                raise trio.RunFinishedError
+            token.run_sync_soon(self.notify, idempotent=True)
         except trio.RunFinishedError:
             self.mailbox.close()
 
@@ -249,18 +274,20 @@ class TrioGuest:
         for key, wait in wanted.items():
             if key not in watched:
                 watched[key] = (wait, scope := trio.CancelScope())
-                nursery.start_soon(self._await_descriptor, key, scope)
+                nursery.start_soon(self._await_descriptor, key, wait, scope)
 
-    async def _await_descriptor(self, key: tuple[int, Direction], scope: trio.CancelScope) -> None:
+    async def _await_descriptor(self, key: tuple[int, Direction], wait: object, scope: trio.CancelScope) -> None:
         error: Exception | None = None
         with scope:
             try:
                 await (lowlevel.wait_readable if key[1] == "read" else lowlevel.wait_writable)(key[0])
             except Exception as refused:  # noqa: BLE001 - OSError, BusyResourceError, …: that of who waits for it
                 error = refused
-        if scope.cancelled_caught:
+        if scope.cancel_called:
             return
         del self._watched[key]
+        if self.kernel.watching.get(key) is not wait:
+            return  # it was cancelled in the meantime
         if error is not None:
             refuse(self.kernel, [key], error)
         else:
