@@ -1,7 +1,6 @@
 """The driver that is a guest in a running asyncio loop: any loop, public asyncio API only.
 
-**Slices.** One callback of the loop runs a slice: at most `max_slice` seconds of steps, then it gives the loop back. A
-callback per step would pay a turn of the loop for each; an unbounded batch would keep the loop's own work waiting.
+**Slices.** One callback of the loop runs a slice (`slices`), then it gives the loop back.
 
 **Two turns between.** A timer of the loop that came due during a slice needs two turns to reach the coroutine behind
 it: in the first its future is settled, in the second the coroutine runs. Were the next slice put right into the next
@@ -25,16 +24,16 @@ from weakref import ref
 
 from dari._kernel.contract import MORE, Direction, Idle, Need, Operation
 from dari.drivers.asyncio_face import await_task
-from dari.drivers.asyncio_hosted import HostAwaitable, HostFuture, step_as_host_task
-from dari.drivers.chunk import Chunk
+from dari.drivers.asyncio_hosted import AsyncioAwaitable, AsyncioFuture, step_as_host_task
 from dari.drivers.hosts import running_loop, shielded
 from dari.drivers.mailbox import Mailbox, strays
 from dari.drivers.refusal import refuse
+from dari.drivers.slices import Slices
 from dari.drivers.wakeup import remote_of
 from dari.exceptions import SchedulerClosed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 
     from dari._kernel.kernel import Kernel
     from dari._kernel.task import Task
@@ -44,7 +43,6 @@ __all__ = ["AsyncioGuest"]
 
 T = TypeVar("T")
 
-_CHUNKS_PER_SLICE = 16  # how often the clock is read
 _LONGEST_WAIT = 86_400.0  # seconds; what is further away is asked for again: timers overflow somewhere
 
 
@@ -59,20 +57,17 @@ class AsyncioGuest:
         self._loop_ref = ref(loop)
         self.kernel = kernel
         self.outer: Guest | None = None
-        self._max_slice = max_slice
-        self._chunk = Chunk(max_slice / _CHUNKS_PER_SLICE)
         self.context = Context()  # slices run in no one's context; every task has its own
         self._armed = False  # a slice is on its way, or running
         self._again = False  # something became ready while a slice was running, outside of advance
         self._timer: asyncio.TimerHandle | None = None
         self._timer_deadline = 0.0
-        self._starting: list[Callable[[], object]] = []
         self._watched: dict[tuple[int, Direction], object] = {}
-        self._ready: list[tuple[int, Direction]] = []
         self._finished: asyncio.Future[None] | None = None
         self._keeper: AsyncGenerator[None, None] | None = None
         self._thread = get_ident()
         self.mailbox = Mailbox(self._wake)
+        self._slices = Slices(kernel, self.mailbox, max_slice)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -101,11 +96,11 @@ class AsyncioGuest:
 
     def adapt(self, foreign: object) -> Operation[Any] | None:
         if type(foreign) is CoroutineType:
-            return HostAwaitable(foreign)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - Any
+            return AsyncioAwaitable(foreign)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - Any
         if asyncio.isfuture(foreign):
-            return HostFuture(foreign)
+            return AsyncioFuture(foreign)
         if hasattr(type(foreign), "__await__"):
-            return HostAwaitable(foreign)  # type: ignore[arg-type]
+            return AsyncioAwaitable(foreign)  # type: ignore[arg-type]
         return remote_of(foreign)
 
     def home(self) -> object:
@@ -164,38 +159,18 @@ class AsyncioGuest:
 
     def start_later(self, start: Callable[[], object]) -> None:
         """Call `start` when the present advance is over."""
-        self._starting.append(start)
+        self._slices.starting.append(start)
         if not self._armed:
             self.notify()
 
     # ---- slices ------------------------------------------------------------------------------------------------
 
     def _slice(self) -> None:
-        kernel, clock, mailbox, chunk = self.kernel, self.clock, self.mailbox, self._chunk
         self._armed = True
         self._again = False  # what became ready before the slice is in it
         self._thread = get_ident()  # a loop may be run again on another one
-        before = clock()
-        end = before + self._max_slice
         try:
-            while True:
-                ready: Iterable[tuple[int, Direction]] = ()
-                if self._ready:
-                    ready, self._ready = self._ready, []
-                need = kernel.advance(ready, mailbox.take() if mailbox else (), chunk.steps)
-                if self._starting:
-                    starting, self._starting = self._starting, []
-                    for start in starting:
-                        start()
-                now = clock()
-                if need is not MORE:
-                    if now - before > chunk.seconds:
-                        chunk.took(now - before, whole=False)
-                    break
-                chunk.took(now - before, whole=True)
-                if now >= end:
-                    break
-                before = now
+            need = self._slices.run()
         except BaseException:  # KeyboardInterrupt or SystemExit of a task: the loop ends with it, but may be run again
             self._rest(MORE)
             raise
@@ -206,7 +181,7 @@ class AsyncioGuest:
         if self._watched or self.kernel.watching:
             self._watch(self.kernel.watching)
         # `_again` only now: who waits for what cannot be watched is ready again. (What was posted meanwhile wakes us.)
-        if need is MORE or self._again or self._ready:
+        if need is MORE or self._again or self._slices.ready:
             self.loop.call_soon(self._first_turn, context=self.context)
             return
         self._armed = False
@@ -273,7 +248,7 @@ class AsyncioGuest:
                     watched[key] = wait
 
     def _became_ready(self, key: tuple[int, Direction]) -> None:
-        self._ready.append(key)
+        self._slices.ready.append(key)
         self._watched.pop(key, None)
         _unwatch(self.loop, key)
         self.notify()

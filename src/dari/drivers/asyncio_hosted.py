@@ -19,25 +19,24 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from dari._kernel.contract import Operation
 from dari._kernel.outcome import Error, Value
-from dari.drivers.guests import innermost
-from dari.drivers.links import runs_for
+from dari.drivers.guests import context_in
+from dari.drivers.links import HostAwaitable, runs_for
 from dari.exceptions import TaskCancelledError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine, Generator, Iterable
+    from collections.abc import Awaitable, Coroutine, Generator
 
     from dari._kernel.outcome import Outcome
-    from dari._kernel.task import Task, TaskWait
-    from dari.drivers.asyncio_face import Face
+    from dari._kernel.task import TaskWait
 
-__all__ = ["HostAwaitable", "HostFuture", "step_as_host_task"]
+__all__ = ["AsyncioAwaitable", "AsyncioFuture", "step_as_host_task"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
 @final
-class HostFuture(Operation[T_co]):
+class AsyncioFuture(Operation[T_co]):
     """Waits for an asyncio future. Who waits, owns: cancelling the waiter cancels it, and awaits its end."""
 
     __slots__ = ("_future",)
@@ -68,28 +67,15 @@ class HostFuture(Operation[T_co]):
 
 
 @final
-class HostAwaitable(Operation[T_co]):
+class AsyncioAwaitable(HostAwaitable[T_co]):
     """Runs an awaitable as a task of the host, and waits for it."""
 
-    __slots__ = ("_asked", "_awaitable", "_host_task", "_starting", "face", "wait")
+    __slots__ = ("_asked", "_host_task", "_starting")
 
     def __init__(self, awaitable: Awaitable[T_co]) -> None:
-        self._awaitable = awaitable
-        self.wait: TaskWait | None = None  # None once it is woken: it holds this, too
+        super().__init__(awaitable)
         self._host_task: asyncio.Task[T_co] | None = None
         self._starting = self._asked = False
-        self.face: Face | None = None  # of the task of ours that the coroutine awaits
-
-    def __repr__(self) -> str:
-        return repr(self._awaitable)
-
-    def waits_for(self) -> Iterable[Task[Any]]:
-        return () if self.face is None or self.face.done() else (self.face.task,)
-
-    def refuse(self, error: BaseException) -> None:
-        """Called only where `waits_for` led a search along: the coroutine gets it at its `await`."""
-        assert self.face is not None
-        self.face.refuse(error)
 
     def begin(self, task: Any) -> None:
         self.wait = task.block(self, self._undo)
@@ -112,14 +98,11 @@ class HostAwaitable(Operation[T_co]):
             return
         guest = wait.task.kernel.driver
         coroutine: Any = _run(self)
-        known: Any = self._awaitable if hasattr(self._awaitable, "__qualname__") else type(self._awaitable)
+        known: Any = self.awaitable if hasattr(self.awaitable, "__qualname__") else type(self.awaitable)
         coroutine.__name__, coroutine.__qualname__ = known.__name__, known.__qualname__
         self._starting = True
         try:
-            context = wait.task._context.copy()  # what the coroutine sets stays with it
-            if context.get(innermost) is not guest:
-                context.run(innermost.set, guest)
-            host_task = guest.loop.create_task(coroutine, context=context)
+            host_task = guest.loop.create_task(coroutine, context=context_in(guest, wait.task._context))
         except Exception as error:  # noqa: BLE001 - of a task factory: the task that waits gets it
             coroutine.close()
             self._close_unbegun()
@@ -153,14 +136,14 @@ class HostAwaitable(Operation[T_co]):
 
     def _close_unbegun(self) -> None:
         """A host task that ended before its first step never began the coroutine: Python need not warn of that."""
-        coroutine = self._awaitable
+        coroutine = self.awaitable
         if isinstance(coroutine, CoroutineType) and not coroutine.cr_suspended:  # if so, another task has it, too
             coroutine.close()
 
 
-async def _run(operation: HostAwaitable[T]) -> T:
+async def _run(operation: AsyncioAwaitable[T]) -> T:
     """What the host's task runs."""
-    value = await operation._awaitable
+    value = await operation.awaitable
     operation.went_well(Value(value))
     return value
 
@@ -190,4 +173,4 @@ def _is_ending(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def step_as_host_task(coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-    return (yield HostAwaitable(coroutine))  # type: ignore[no-any-return]
+    return (yield AsyncioAwaitable(coroutine))  # type: ignore[no-any-return]

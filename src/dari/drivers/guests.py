@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dari._kernel.task import Task
     from dari.drivers.mailbox import Mailbox
 
-__all__ = ["Guest", "guest_in", "innermost"]
+__all__ = ["Guest", "context_in", "guest_in", "innermost"]
 
 T = TypeVar("T")
 
@@ -67,3 +67,11 @@ def guest_in(loop: object) -> Guest | None:
     while guest is not None and (guest.mailbox.closed or not guest.lives_in(loop)):
         guest = guest.outer
     return guest
+
+
+def context_in(guest: Guest, context: Context) -> Context:
+    """A copy of `context` for a coroutine that runs for a task of `guest`: what it sets stays with it."""
+    context = context.copy()
+    if context.get(innermost) is not guest:
+        context.run(innermost.set, guest)
+    return context

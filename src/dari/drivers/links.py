@@ -1,4 +1,4 @@
-"""For which task of ours does a coroutine of the host run? So that circles through coroutines are seen, too.
+"""What links tasks of ours and coroutines of the host: so that circles through coroutines are seen, too.
 
 A coroutine that runs for a task of ours (it was given as one, or yielded by one) is no task of the kernel, but a link
 between two: that task waits for the coroutine, and the coroutine for the one whose *face* it awaits. A circle is
@@ -12,22 +12,61 @@ which it is waited for in its frame. (A table of weak references cost each yield
 from __future__ import annotations
 
 from types import CodeType, CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from dari._kernel.contract import Operation
 from dari._kernel.waiting import cycle, deadlock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
-    from dari._kernel.task import Task
+    from dari._kernel.task import Task, TaskWait
 
-__all__ = ["runs_for", "waiter_in"]
+__all__ = ["HostAwaitable", "runs_for", "waiter_in"]
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Face(Protocol):
+    """One wait of one coroutine of the host for one task of ours."""
+
+    task: Task[Any]
+
+    def done(self) -> bool: ...
+    def refuse(self, error: BaseException) -> None:
+        """The wait would close a circle: the coroutine gets `error` at its `await`."""
+        ...
+
+
+class HostAwaitable(Operation[T_co]):
+    """An awaitable of the host that runs as one of its tasks, and is waited for by one of ours."""
+
+    may_be_dropped = True
+
+    __slots__ = ("awaitable", "face", "wait")
+
+    def __init__(self, awaitable: Awaitable[T_co]) -> None:
+        self.awaitable = awaitable
+        self.wait: TaskWait | None = None  # None once it is woken: it holds this, too
+        self.face: Face | None = None  # of the task of ours that the coroutine awaits
+
+    def __repr__(self) -> str:
+        return repr(self.awaitable)
+
+    def waits_for(self) -> Iterable[Task[Any]]:
+        return () if self.face is None or self.face.done() else (self.face.task,)
+
+    def refuse(self, error: BaseException) -> None:
+        """Called only where `waits_for` led a search along."""
+        assert self.face is not None
+        self.face.refuse(error)
+
 
 _runners: set[CodeType] = set()
 
 
 def runs_for(runner: Callable[[Any], Coroutine[Any, Any, Any]]) -> None:
-    """`runner(operation)` is what a task of the host runs. `operation.wait` is the wait of our task that it ends."""
+    """`runner(operation)` is what a task of the host runs for a `HostAwaitable`."""
     _runners.add(runner.__code__)
 
 
@@ -40,8 +79,8 @@ def waiter_in(coroutine: object, task: Task[Any]) -> Task[Any] | None:
         return None
     frame = coroutine.cr_frame
     assert frame is not None  # it has not ended: its host task runs
-    wait = frame.f_locals["operation"].wait
-    waiter: Task[Any] | None = None if wait is None else wait.task
+    operation: HostAwaitable[Any] = frame.f_locals["operation"]
+    waiter = None if operation.wait is None else operation.wait.task
     if waiter is task:
         raise RuntimeError(f"{task!r} waits for itself: that would never end")
     if waiter is not None and (circle := cycle(waiter, task)):

@@ -28,33 +28,26 @@ import trio
 from trio import lowlevel
 
 from dari._kernel.contract import FINISHED, MORE, Direction, Operation
-from dari._kernel.outcome import Error, Outcome, Value
-from dari.drivers.chunk import Chunk
-from dari.drivers.guests import innermost
 from dari.drivers.hosts import running_loop
-from dari.drivers.links import runs_for
 from dari.drivers.mailbox import Mailbox, strays
 from dari.drivers.refusal import refuse
+from dari.drivers.slices import Slices
 from dari.drivers.trio_face import await_task
+from dari.drivers.trio_hosted import TrioAwaitable, step_as_host_task
 from dari.drivers.wakeup import remote_of
-from dari.exceptions import TaskCancelledError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
-    from contextvars import Context
+    from collections.abc import Callable, Generator, Mapping
 
     from dari._kernel.contract import Need
     from dari._kernel.kernel import Kernel
-    from dari._kernel.task import Task, TaskWait
+    from dari._kernel.task import Task
     from dari.drivers.guests import Guest
-    from dari.drivers.trio_face import Face
 
 __all__ = ["TrioGuest"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-
-_CHUNKS_PER_SLICE = 16  # how often the clock is read
 
 
 @final
@@ -65,22 +58,20 @@ class TrioGuest:
         self._token_ref = ref(token)  # a guest does not keep its program alive: tables are keyed by tokens
         self.kernel = kernel
         self.outer: Guest | None = None
-        self._max_slice = max_slice
-        self._chunk = Chunk(max_slice / _CHUNKS_PER_SLICE)
         self._host_time = lowlevel.current_clock().current_time
         self._ahead = self._host_time() - time.monotonic()  # of our clock is trio's
         self._thread = get_ident()
         self._parked: lowlevel.Task | None = None
         self._noticed = False  # something became ready since the last slice began
         self._finished = trio.Event()
-        self._nursery: trio.Nursery | None = None
+        self.nursery: trio.Nursery | None = None
         self._watched: dict[tuple[int, Direction], tuple[object, trio.CancelScope]] = {}
-        self._ready: list[tuple[int, Direction]] = []
         self._ending = False  # the trio program has ended
         self._stays = False  # it is the implicit one, and nobody waits for its tasks
         self._end = end
         self._escaped: BaseException | None = None  # KeyboardInterrupt or SystemExit of a task
         self.mailbox = Mailbox(self._wake)
+        self._slices = Slices(kernel, self.mailbox, max_slice)
         lowlevel.spawn_system_task(self._drive, name="dari scheduler")
 
     def clock(self) -> float:
@@ -101,7 +92,7 @@ class TrioGuest:
         self.mailbox.put(call)
 
     def steps_of(self, coroutine: Any) -> Generator[Any, Any, Any]:
-        return _step_as_host_task(self, coroutine)
+        return step_as_host_task(coroutine)
 
     def adapt(self, foreign: object) -> Operation[Any] | None:
         if getattr(foreign, "_asyncio_future_blocking", None) is not None:
@@ -111,7 +102,7 @@ class TrioGuest:
                 f"{foreign!r} came from inside of foreign code: yield the coroutine itself, or dari.host(coroutine)"
             )
         if isinstance(foreign, CoroutineType) or hasattr(type(foreign), "__await__"):
-            return _HostAwaitable(self, foreign)  # type: ignore[arg-type]
+            return TrioAwaitable(foreign)  # type: ignore[arg-type]
         return remote_of(foreign)
 
     def home(self) -> object:
@@ -166,15 +157,15 @@ class TrioGuest:
             ends.start_soon(self._hear_of_the_end)
             with trio.CancelScope(shield=True):
                 try:
-                    async with trio.open_nursery() as self._nursery:
+                    async with trio.open_nursery() as self.nursery:
                         while not self.mailbox.closed:
-                            need = self._guarded_slice()
+                            need = self._slice()
                             self._watch(self.kernel.watching)
                             await self._rest(need)
-                        self._nursery.cancel_scope.cancel()
+                        self.nursery.cancel_scope.cancel()
                 finally:
                     self.mailbox.close()
-                    self._nursery = None
+                    self.nursery = None
             ends.cancel_scope.cancel()
 
     async def _hear_of_the_end(self) -> None:
@@ -186,12 +177,15 @@ class TrioGuest:
                 self.kernel.cancel("the trio program is ending")
                 self.notify()
 
-    def _guarded_slice(self) -> Need:
+    def _slice(self) -> Need:
         """A slice. A scope of trio that a generator leaves open in it would be around us all: it is undone."""
         need: Need = MORE
+        self._noticed = False
         try:
             with trio.CancelScope():
-                need = self._slice()
+                need = self._slices.run()
+        except (KeyboardInterrupt, SystemExit) as error:  # of a task; a system task that raised it would crash trio
+            self._escape(error)
         except RuntimeError as error:
             self.report(
                 "a generator task left a scope of trio, or of anyio, open when it yielded, which has now no effect any"
@@ -199,25 +193,6 @@ class TrioGuest:
                 error,
             )
         return need
-
-    def _slice(self) -> Need:
-        # By the clock on the wall, whatever trio's own may show: it is about how long the loop is kept.
-        kernel, clock, mailbox, chunk = self.kernel, time.monotonic, self.mailbox, self._chunk
-        self._noticed = False
-        before = clock()
-        end = before + self._max_slice
-        while True:
-            ready, self._ready = self._ready, []
-            try:
-                need = kernel.advance(ready, mailbox.take() if mailbox else (), chunk.steps)
-            except (KeyboardInterrupt, SystemExit) as error:  # of a task; a system task that raised it would crash trio
-                self._escape(error)
-                return MORE
-            now = clock()
-            chunk.took(now - before, whole=need is MORE)
-            if now >= end or need is not MORE:
-                return need
-            before = now
 
     def _escape(self, error: BaseException) -> None:
         """See to it that somebody hears of it: who waits for the task, else who waits for the scheduler."""
@@ -265,7 +240,7 @@ class TrioGuest:
 
     def _watch(self, wanted: Mapping[tuple[int, Direction], object]) -> None:
         """Let trio look at what tasks wait for."""
-        watched, nursery = self._watched, self._nursery
+        watched, nursery = self._watched, self.nursery
         assert nursery is not None
         # What is watched is a wait, not a number: a number that was closed and given out again is something else.
         for key in [key for key, (wait, _) in watched.items() if wanted.get(key) is not wait]:
@@ -291,80 +266,5 @@ class TrioGuest:
         if error is not None:
             refuse(self.kernel, [key], error)
         else:
-            self._ready.append(key)
+            self._slices.ready.append(key)
             self.notify()
-
-    # ---- coroutines --------------------------------------------------------------------------------------------
-
-    def start(self, operation: _HostAwaitable[Any], context: Context) -> None:
-        """Run it as a task of trio, in a copy of `context`."""
-        assert self._nursery is not None
-        context = context.copy()
-        if context.get(innermost) is not self:
-            context.run(innermost.set, self)
-        context.run(self._nursery.start_soon, _run, operation)
-
-
-@final
-class _HostAwaitable(Operation[T_co]):
-    """Runs an awaitable as a task of the host, and waits for it."""
-
-    may_be_dropped = True
-
-    __slots__ = ("_guest", "awaitable", "face", "scope", "wait")
-
-    def __init__(self, guest: TrioGuest, awaitable: Awaitable[T_co]) -> None:
-        self._guest = guest
-        self.awaitable = awaitable
-        self.scope = trio.CancelScope()
-        self.wait: TaskWait | None = None  # None once it is woken: it holds this, too
-        self.face: Face | None = None  # of the task of ours that the coroutine awaits
-
-    def __repr__(self) -> str:
-        return repr(self.awaitable)
-
-    def waits_for(self) -> Iterable[Task[Any]]:
-        return () if self.face is None or self.face.done() else (self.face.task,)
-
-    def refuse(self, error: BaseException) -> None:
-        """Called only where `waits_for` led a search along: the coroutine gets it at its `await`."""
-        assert self.face is not None
-        self.face.refuse(error)
-
-    def begin(self, task: Any) -> None:
-        self.wait = task.block(self, self._undo)
-        self._guest.start(self, task._context)
-
-    def _undo(self, _: object) -> bool:
-        self.scope.cancel()
-        return False
-
-    def ended(self, outcome: Outcome[T_co] | None) -> None:
-        """The coroutine has; None: it was cancelled."""
-        wait, self.wait = self.wait, None
-        assert wait is not None
-        if outcome is None:
-            wait.wake_cancelled(TaskCancelledError(f"{self.awaitable!r} was cancelled"))
-        else:
-            wait.wake(outcome)
-
-
-async def _run(operation: _HostAwaitable[Any]) -> None:
-    """What the host's task runs."""
-    outcome: Outcome[Any] | None = None
-    try:
-        with operation.scope:
-            outcome = Value(await operation.awaitable)
-    except trio.Cancelled:  # of all that trio runs
-        operation.ended(None)
-        raise
-    except BaseException as error:  # noqa: BLE001 - the task that waits gets it
-        outcome = Error(error)
-    operation.ended(outcome)
-
-
-runs_for(_run)
-
-
-def _step_as_host_task(guest: TrioGuest, coroutine: Any) -> Generator[Any, Any, Any]:
-    return (yield _HostAwaitable(guest, coroutine))
