@@ -253,14 +253,14 @@ class Scheduler:
 
 
 def _guest_of(loop: Any, kernel: Kernel, max_slice: float, end: Callable[[], object]) -> Guest:
-    """The driver that drives `kernel` in `loop`, which runs here. In trio it calls `end` if the loop ends before it."""
+    """The driver that drives `kernel` in `loop`, which runs here. `end` closes the scheduler if the loop ends first."""
     if in_trio():
         from dari.drivers.trio_guest import TrioGuest
 
         return TrioGuest(loop, kernel, max_slice, end)
     from dari.drivers.asyncio_guest import AsyncioGuest
 
-    return AsyncioGuest(loop, kernel, max_slice)
+    return AsyncioGuest(loop, kernel, max_slice, end)
 
 
 # One scheduler per loop for those who never made one.
@@ -285,7 +285,7 @@ def implicit_scheduler(loop: Any) -> Scheduler:
     scheduler = _implicit.get(loop)
     if scheduler is None or scheduler._closed:
         scheduler = _implicit[loop] = Scheduler(name="implicit")
-        scheduler._become_guest().stay(scheduler._close)
+        scheduler._become_guest().stay()
     return scheduler
 
 

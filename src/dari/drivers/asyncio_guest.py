@@ -52,7 +52,9 @@ class AsyncioGuest:
 
     clock = staticmethod(time.monotonic)
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, kernel: Kernel, max_slice: float) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, kernel: Kernel, max_slice: float, end: Callable[[], object]
+    ) -> None:
         # A guest does not keep its loop alive: the loop's own callbacks keep the guest, and tables are keyed by loops.
         self._loop_ref = ref(loop)
         self.kernel = kernel
@@ -64,6 +66,7 @@ class AsyncioGuest:
         self._timer_deadline = 0.0
         self._watched: dict[tuple[int, Direction], object] = {}
         self._finished: asyncio.Future[None] | None = None
+        self._end = end  # closes the scheduler
         self._keeper: AsyncGenerator[None, None] | None = None
         self._thread = get_ident()
         self.mailbox = Mailbox(self._wake)
@@ -123,19 +126,19 @@ class AsyncioGuest:
     def lives_in(self, loop: object) -> bool:
         return self._loop_ref() is loop
 
-    def stay(self, end: Callable[[], object]) -> None:
-        self._keeper = self._keep(end)
+    def stay(self) -> None:
+        self._keeper = self._keep()
         with suppress(StopIteration):
             anext(self._keeper).send(None)  # its first step, by which the loop gets to know it; it waits for nothing
 
-    async def _keep(self, end: Callable[[], object]) -> AsyncGenerator[None, None]:
+    async def _keep(self) -> AsyncGenerator[None, None]:
         """Ends with the loop: asyncio.run, like every runner, closes async generators at the end."""
         try:
             yield
         finally:
             self.kernel.cancel("its event loop is closing")
             await self.outlast()
-            end()
+            self._end()
 
     async def wait_finished(self) -> None:
         while self.kernel.tasks or self.mailbox:

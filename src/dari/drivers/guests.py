@@ -39,8 +39,8 @@ class Guest(Protocol):
         """Is it a guest of this very loop?"""
         ...
 
-    def stay(self, end: Callable[[], object]) -> None:
-        """Live as long as the loop does. When that ends: cancel all tasks, wait for their end, call `end`."""
+    def stay(self) -> None:
+        """Live as long as the loop does. When that ends: cancel all tasks, wait for their end, close the scheduler."""
         ...
 
     async def wait_finished(self) -> None:

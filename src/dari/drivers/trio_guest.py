@@ -68,7 +68,7 @@ class TrioGuest:
         self._watched: dict[tuple[int, Direction], tuple[object, trio.CancelScope]] = {}
         self._ending = False  # the trio program has ended
         self._stays = False  # it is the implicit one, and nobody waits for its tasks
-        self._end = end
+        self._end = end  # closes the scheduler
         self._escaped: BaseException | None = None  # KeyboardInterrupt or SystemExit of a task
         self.mailbox = Mailbox(self._wake)
         self._slices = Slices(kernel, self.mailbox, max_slice)
@@ -124,8 +124,8 @@ class TrioGuest:
     def lives_in(self, loop: object) -> bool:
         return self._token_ref() is loop
 
-    def stay(self, end: Callable[[], object]) -> None:
-        self._stays = True  # longer it cannot: `end` is called at the end of any
+    def stay(self) -> None:
+        self._stays = True  # as any system task: this one is nobody's
 
     async def wait_finished(self) -> None:
         while self._escaped is None and (self.kernel.tasks or self.mailbox):
@@ -179,7 +179,7 @@ class TrioGuest:
 
     def _slice(self) -> Need:
         """A slice. A scope of trio that a generator leaves open in it would be around us all: it is undone."""
-        need: Need = MORE
+        need: Need | None = None
         self._noticed = False
         try:
             with trio.CancelScope():
@@ -187,12 +187,14 @@ class TrioGuest:
         except (KeyboardInterrupt, SystemExit) as error:  # of a task; a system task that raised it would crash trio
             self._escape(error)
         except RuntimeError as error:
+            if need is None:
+                raise
             self.report(
                 "a generator task left a scope of trio, or of anyio, open when it yielded, which has now no effect any"
                 " more: in a generator use dari's own (dari.move_on_after)",
                 error,
             )
-        return need
+        return MORE if need is None else need
 
     def _escape(self, error: BaseException) -> None:
         """See to it that somebody hears of it: who waits for the task, else who waits for the scheduler."""
