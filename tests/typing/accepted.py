@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, assert_type
 
 import dari
 
@@ -46,6 +48,67 @@ def standalone() -> None:
     assert_type(scheduler.create_task(main, dari.Queue[int]()), dari.Task[float])
     assert_type(scheduler.run(), bool)
     assert_type(scheduler.stats().switches, int)
+
+
+@asynccontextmanager
+async def connection() -> AsyncGenerator[str]:
+    yield "connection"
+
+
+async def rows() -> AsyncGenerator[int]:
+    yield 1
+
+
+def resources() -> dari.Steps[None]:
+    held = yield from dari.enter(connection())
+    assert_type(held, str)
+    numbers = yield from dari.enter(aclosing(rows()))
+    assert_type(numbers, AsyncGenerator[int])
+    assert_type((yield from dari.anext(numbers)), int)
+    assert_type((yield from dari.host(numbers.__anext__())), int)
+    yield dari.enter(connection())
+    yield dari.anext(rows())
+
+
+def bound_in_a_block() -> dari.Steps[str]:
+    with dari.timeout(1):
+        first = yield from dari.create_task(child, 1)
+    with dari.fail_after(1), dari.timeout_at(2):
+        second = yield from dari.host(coroutine("x"))
+    return first + second.decode()  # both are bound: these blocks never swallow an error
+
+
+def never_returns_early() -> dari.Steps[str]:
+    with dari.timeout(1):
+        return (yield from dari.create_task(child, 1))
+
+
+def handles() -> dari.Steps[int]:
+    yield
+    assert_type(dari.all_tasks(), set[dari.Task[Any]])
+    task = dari.create_task(child, 1)
+
+    def ended(task: dari.Task[str]) -> None:
+        assert_type(task.exception(), BaseException | None)
+
+    task.add_done_callback(ended)
+    return task.remove_done_callback(ended)
+
+
+async def scopes_in_coroutines() -> str:
+    async with dari.TaskGroup() as group:
+        assert_type(group, dari.TaskGroup)
+        first = group.create_task(child, 1)
+        second = group.create_task(coroutine, "x")
+        assert_type(first, dari.Task[str])
+        assert_type(second, dari.Task[bytes])
+    with dari.timeout(1):
+        bound = await dari.create_task(child, 1)
+    async with dari.move_on_after(1) as scope, dari.CancelScope(shield=True):
+        await dari.sleep(1)
+    assert_type(scope.cancelled_caught, bool)
+    assert_type(await dari.anext(rows()), int)
+    return bound
 
 
 async def guest() -> None:

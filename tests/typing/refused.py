@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+
 import dari
 
 
@@ -15,3 +18,38 @@ dari.run(work, "text")  # error
 number: int = dari.run(work, 1)  # error
 dari.run(work)  # error
 dari.sleep("soon")  # error
+dari.all_tasks(work)  # error
+dari.enter(suppress(KeyError))  # error
+dari.anext([1, 2])  # error
+
+
+@asynccontextmanager
+async def connection() -> AsyncGenerator[str]:
+    yield "connection"
+
+
+async def rows() -> AsyncGenerator[int]:
+    yield 1
+
+
+def resources() -> dari.Steps[int]:
+    dari.enter(connection)  # error
+    held: int = yield from dari.enter(connection())  # error
+    item: str = yield from dari.anext(rows())  # error
+    dari.host(work(1))  # error
+    hosted: int = yield from dari.host(connection().__aenter__())  # error
+    return held + len(item) + hosted
+
+
+def may_go_on_without_a_value() -> dari.Steps[str]:  # error
+    with dari.move_on_after(1):
+        return (yield from dari.create_task(work, 1))
+
+
+async def groups() -> None:
+    async with dari.TaskGroup() as group:
+        group.create_task(work, "text")  # error
+        task = group.create_task(work, 1)
+        await task
+        number: int = task.result()  # error
+        task.remove_done_callback(number)  # error
