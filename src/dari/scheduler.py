@@ -285,6 +285,7 @@ def implicit_scheduler(loop: Any) -> Scheduler:
     scheduler = _implicit.get(loop)
     if scheduler is None or scheduler._closed:
         scheduler = _implicit[loop] = Scheduler(name="implicit")
+        scheduler._kernel.keeps_failures = 0  # they are logged
         scheduler._become_guest().stay()
     return scheduler
 

@@ -363,6 +363,27 @@ def test_a_plain_cancel_of_asyncio_ends_the_children_first(loop_factory):
         assert runner.run(main()) == ([60, 61, "timeout"], 0)
 
 
+def test_a_plain_cancel_while_a_failed_body_waits_for_the_children(loop_factory):
+    """The block is left when they have ended, by the cancel; scopes around it are left as usual."""
+
+    async def works(log):
+        with dari.move_on_after(60):
+            async with dari.TaskGroup() as group:
+                group.create_task(child, 60, log)
+                await asyncio.sleep(0.002)
+                asyncio.get_running_loop().call_soon(asyncio.current_task().cancel)
+                raise ValueError("of the body")
+
+    async def main():
+        log = []
+        task = asyncio.create_task(works(log))
+        await asyncio.wait([task])
+        return log, task.cancelled()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(main()) == ([60], True)
+
+
 def test_a_failing_child_uncancels_the_body(loop_factory):
     """After the group the task is as it was: the next wait is not cancelled."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -161,13 +163,13 @@ def test_sleepers_that_are_cancelled_leave_the_heap_small(hand):
 
 
 def test_alarms_that_drop_out_by_themselves_do_not_spoil_the_count():
-    """A scope that is collected, in whatever thread, only sets its `alarm` to 0; pruning still works afterwards."""
+    """A scope that is collected, in whatever thread, only leaves its entry; pruning still works afterwards."""
     rung = []
     deadlines = Deadlines()
     for _ in range(300):
         alarm = Alarm("collected", rung)
         deadlines.set(alarm, 1.0)
-        alarm.alarm = 0
+        alarm.alarm[2], alarm.alarm = None, 0
     deadlines.expire(1.0)
     for _ in range(2000):
         alarm = Alarm("cleared", rung)
@@ -176,6 +178,19 @@ def test_alarms_that_drop_out_by_themselves_do_not_spoil_the_count():
 
     assert rung == []
     assert len(deadlines) < 200
+
+
+def test_a_cleared_deadline_keeps_nobody_alive():
+    """Though its entry stays in the heap behind an earlier one."""
+    deadlines = Deadlines()
+    deadlines.set(Alarm("soon", []), 1.0)
+    alarm = Alarm("cleared", [])
+    deadlines.set(alarm, 3600.0)
+    gone = weakref.ref(alarm)
+    deadlines.clear(alarm)
+    del alarm
+
+    assert (gone(), len(deadlines)) == (None, 2)
 
 
 def test_a_sleep_is_counted_from_the_step_that_starts_it(hand):

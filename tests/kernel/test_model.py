@@ -160,7 +160,7 @@ class World(RuleBasedStateMachine):
         if not hasattr(self, "hand"):
             return
         deadlines = self.hand.kernel.deadlines
-        live = [entry for entry in deadlines._heap if entry[2].alarm == entry[1]]
+        live = [entry for entry in deadlines._heap if entry[2] is not None]
         assert len(deadlines) - len(live) == deadlines._stale
         assert len(deadlines) <= 2 * len(live) + 64
 

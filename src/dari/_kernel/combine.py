@@ -267,7 +267,7 @@ class _WaitExpired:
         self._wait = wait
         self._operation = operation
         self._leave = leave
-        self.alarm = 0
+        self.alarm: Any = 0
 
     def expire(self) -> None:
         if self._wait.open:

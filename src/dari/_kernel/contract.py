@@ -236,6 +236,10 @@ class Operation(ABC, Generic[T_co]):
         that waits for the operation itself gets what it has won, and then the cancel.
         """
 
+    def dropped(self) -> None:
+        """It was yielded in a scope that is cancelled already, and will not be begun."""
+        return
+
     def waits_for(self) -> Iterable[Any]:
         """The tasks that must all end before this does. If they wait for the one that yields it, it is not begun.
 

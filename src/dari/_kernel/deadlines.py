@@ -5,8 +5,9 @@ costs O(n), so an entry that is cleared stays where it is and is recognised as s
 stale outnumber the living, the heap is built anew, so that a million timeouts set and cleared leave it small
 (trio's `Deadlines` and asyncio's `_run_once` do the same; facts/scheduler.md d.4).
 
-An entry is `(when, sequence, alarm)`. Sequences are never used twice, so equal times are served in the order they
-were set, never by `id()`; and an alarm knows the sequence of its only valid entry, so "stale" is one comparison.
+An entry is `[when, sequence, alarm]`. Sequences are never used twice, so equal times are served in the order they
+were set, never by `id()`. An alarm knows its entry; one that is cleared is taken out of it, so what is stale keeps
+nobody alive (a timeout of an hour in a task that has ended long ago).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol
 
 __all__ = ["Alarm", "Deadlines"]
 
@@ -22,9 +23,9 @@ _SLACK = 64  # stale entries that are tolerated beyond the living ones: rebuildi
 
 
 class Alarm(Protocol):
-    """Somebody who waits for a time. `alarm` belongs to `Deadlines`; 0 means: no deadline is set."""
+    """Somebody who waits for a time. `alarm`, its entry, belongs to `Deadlines`; 0 means: no deadline is set."""
 
-    alarm: int
+    alarm: Any
 
     def expire(self) -> object:
         """The time has come. Called once, and only if the deadline was not cleared or moved meanwhile."""
@@ -35,7 +36,7 @@ class Deadlines:
     __slots__ = ("_heap", "_sequence", "_stale")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Alarm]] = []
+        self._heap: list[list[Any]] = []
         self._sequence = count(1)
         self._stale = 0
 
@@ -50,16 +51,17 @@ class Deadlines:
         """
         if when == inf:
             return
-        alarm.alarm = sequence = next(self._sequence)
-        heappush(self._heap, (when, sequence, alarm))
+        alarm.alarm = entry = [when, next(self._sequence), alarm]
+        heappush(self._heap, entry)
 
     def clear(self, alarm: Alarm) -> None:
         """Forget the deadline of `alarm`, if it has one."""
         if alarm.alarm:
+            alarm.alarm[2] = None
             alarm.alarm = 0
             self._stale += 1
             if self._stale * 2 > len(self._heap) + _SLACK:
-                self._heap = [entry for entry in self._heap if entry[2].alarm == entry[1]]
+                self._heap = [entry for entry in self._heap if entry[2] is not None]
                 heapify(self._heap)
                 self._stale = 0
 
@@ -67,9 +69,10 @@ class Deadlines:
         """The earliest deadline that is still wanted."""
         heap = self._heap
         while heap:
-            when, sequence, alarm = heap[0]
-            if alarm.alarm == sequence:
-                return when
+            when, _, alarm = heap[0]
+            if alarm is not None:
+                earliest: float = when
+                return earliest
             heappop(heap)
             self._popped_stale()
         return None
@@ -79,8 +82,8 @@ class Deadlines:
         # A snapshot of the clock: what an alarm sets anew while this runs lies after `now` or waits for the next call.
         # `self._heap` is read each time: an alarm may clear others, and `clear` may build the heap anew.
         while self._heap and self._heap[0][0] <= now:
-            _, sequence, alarm = heappop(self._heap)
-            if alarm.alarm == sequence:
+            alarm = heappop(self._heap)[2]
+            if alarm is not None:
                 alarm.alarm = 0
                 alarm.expire()
             else:

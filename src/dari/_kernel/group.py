@@ -132,19 +132,21 @@ class TaskGroup:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
+        last = error
         if error is None:
             try:
                 await self.join()
-            except BaseException as joined:
-                await self._see_the_end_of(joined)
-                if not self.__exit__(type(joined), joined, joined.__traceback__):
-                    raise
-                return True
-        else:
-            await self._see_the_end_of(error)
-        return self.__exit__(kind, error, traceback)
+            except BaseException as joined:  # noqa: BLE001 - `__exit__` looks at it, and it is raised below
+                last = joined
+        if last is None:
+            return self.__exit__(None, None, None)
+        last = await self._see_the_end_of(last)
+        caught = self.__exit__(type(last), last, last.__traceback__)
+        if caught or last is error:
+            return caught
+        raise last
 
-    async def _see_the_end_of(self, error: BaseException) -> None:
+    async def _see_the_end_of(self, error: BaseException) -> BaseException:
         """What `async with` promises: the block is left when no child runs any more, whatever stops the body."""
         while self._children and not isinstance(error, GeneratorExit):
             self._scope.cancel("the body of its task group failed")
@@ -155,6 +157,9 @@ class TaskGroup:
                 BaseExceptionGroup
             ) as late:  # from a group that was left by `with` in this block: its debt comes here
                 self._errors.append(late)
+            except BaseException as cancelled:  # noqa: BLE001 - asyncio's plain cancel comes through every shield
+                error = cancelled
+        return error
 
     @property
     def _waiter(self) -> Task[Any]:

@@ -31,7 +31,7 @@ from dari._kernel.sources import check_fresh, check_kind
 from dari._kernel.stats import SchedulerStats
 from dari._kernel.task import CANCEL, FIRST, GIVEN, HELD, Mark, Task, TaskWait
 from dari._kernel.world import chain_priority, world
-from dari._kernel.yielded import NOTHING, Beginnings
+from dari._kernel.yielded import NOTHING, Beginnings, drop
 from dari.exceptions import Cancelled, SchedulerFull
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Kernel:
         "driver",
         "escape_is_heard",
         "failed",
+        "keeps_failures",
         "lifetimes",
         "max_tasks",
         "outside",
@@ -101,6 +102,7 @@ class Kernel:
         self.lifetimes = 0.0  # seconds, summed over the tasks that have ended
         self.unobserved: dict[Task[Any], None] = {}
         self.unobserved_count = 0
+        self.keeps_failures = _KEPT_FAILURES  # none where nobody will raise them
         self._lanes: Bursts[Task[Any]] = Bursts(starvation_limit, seed, self.step_aside, _count_steps)
         self._moving: list[tuple[Task[Any], Lane[Task[Any]]]] = []
         self._looked_at = 0  # the id of the task whose end was looked at last
@@ -237,6 +239,7 @@ class Kernel:
             self._hold(task, yielded)
         else:
             self.step_aside(task)  # a cancelled scope is around it: its next step raises
+            drop(yielded)
 
     def _hold(self, task: Task[Any], yielded: Any) -> None:
         """Let the task wait for the children it left behind; then do what it yielded, or raise what they raised."""
@@ -378,7 +381,7 @@ class Kernel:
             self._lanes.cut()
         elif not observed:
             self.unobserved_count += 1
-            if len(self.unobserved) < _KEPT_FAILURES:
+            if len(self.unobserved) < self.keeps_failures:
                 self.unobserved[task] = None
             created = "".join(f"\n    created at {shown(site)}" for site in task._created_by())
             self.driver.report(f"{task!r} failed, and nobody waits for it{created}", error)

@@ -13,6 +13,7 @@ from dari._kernel.joining import join
 from dari._kernel.numbers import moment, seconds
 from dari._kernel.outcome import Value
 from dari._kernel.scope import current_member
+from dari._kernel.sources import close_unbegun
 from dari._kernel.task import Task
 from dari._kernel.world import world
 
@@ -131,7 +132,7 @@ class _Tick:
     def __init__(self, wait: TaskWait, missed: int) -> None:
         self._wait: Final = wait
         self._missed: Final = missed
-        self.alarm = 0
+        self.alarm: Any = 0
 
     def expire(self) -> None:
         self._wait.wake(Value(self._missed))
@@ -195,6 +196,9 @@ class Host(Operation[T_co]):
                 " `async with dari.Scheduler()`)"
             )
         operation.begin(task)
+
+    def dropped(self) -> None:
+        close_unbegun(self._awaitable)
 
     def __await__(self) -> Generator[Any, Any, T_co]:
         if world.kernel is None:

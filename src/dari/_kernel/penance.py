@@ -49,7 +49,7 @@ class _CancelAgain:
 
     def __init__(self, wait: TaskWait) -> None:
         self._wait = wait
-        self.alarm = 0
+        self.alarm: Any = 0
 
     def expire(self) -> None:
         self._wait.wake(CANCEL)

@@ -137,7 +137,7 @@ class CancelScope:
     def __init__(self, *, deadline: float | None = None, shield: bool = False, grace: float | None = None) -> None:
         self._deadline = _checked_deadline(deadline)
         self._grace = _checked_delay(grace)
-        self.alarm = 0
+        self.alarm: Any = 0
         self.cancel_called = False
         self.cancelled_caught = False
         self.reason: object = None
@@ -272,7 +272,8 @@ class CancelScope:
             raise RuntimeError(f"{self!r} was left without having been entered")
         if not task._runs():
             if isinstance(error, GeneratorExit):
-                self.alarm = 0  # any thread: even the heap is left alone, it will find the entry stale
+                if self.alarm:  # any thread: even the heap is left alone, it will find the entry stale
+                    self.alarm[2], self.alarm = None, 0
                 self._unlink()
                 return False
             self._refuse("in another task than the one that entered it")
@@ -333,7 +334,7 @@ class _GraceOver:
 
     def __init__(self, scope: CancelScope) -> None:
         self._scope = scope
-        self.alarm = 0
+        self.alarm: Any = 0
 
     def expire(self) -> None:
         self._scope._hide(self._scope._shield)

@@ -35,3 +35,9 @@ def check_fresh(source: Any) -> None:
     else:
         return
     raise RuntimeError(f"{source!r} {state}: give each task one of its own, or the function that makes it")
+
+
+def close_unbegun(coroutine: object) -> None:
+    """It will not be run: if it is a coroutine that nobody has begun, Python need not warn of that."""
+    if type(coroutine) is CoroutineType and not coroutine.cr_suspended:  # if so, somebody else has it, too
+        coroutine.close()

@@ -81,7 +81,7 @@ class TaskWait:
     def __init__(self, task: Task[Any], what: object, undo: Callable[[Any], bool]) -> None:
         self.task = task
         self.what = what
-        self.alarm = 0
+        self.alarm: Any = 0
         self.asked = False  # it was cancelled, and its end is awaited
         self._undo = undo
 

@@ -66,7 +66,7 @@ class AsyncioGuest:
         self._timer_deadline = 0.0
         self._watched: dict[tuple[int, Direction], object] = {}
         self._finished: asyncio.Future[None] | None = None
-        self._end = end  # closes the scheduler
+        self._end: Callable[[], object] | None = end  # closes the scheduler
         self._keeper: AsyncGenerator[None, None] | None = None
         self._thread = get_ident()
         self.mailbox = Mailbox(self._wake)
@@ -138,7 +138,8 @@ class AsyncioGuest:
         finally:
             self.kernel.cancel("its event loop is closing")
             await self.outlast()
-            self._end()
+            if self._end is not None:
+                self._end()
 
     async def wait_finished(self) -> None:
         while self.kernel.tasks or self.mailbox:
@@ -156,9 +157,8 @@ class AsyncioGuest:
     def close(self) -> None:
         for call in self.mailbox.close():
             self.kernel.call(call)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._end = None  # contexts may keep the guest for long, and shall not keep its scheduler
+        self._disarm_timer()
 
     def start_later(self, start: Callable[[], object]) -> None:
         """Call `start` when the present advance is over."""
@@ -196,6 +196,8 @@ class AsyncioGuest:
                 self._finished.set_result(None)
         if deadline is not None:
             self._arm_timer(self.loop, deadline)
+        elif self._timer is not None:
+            self._disarm_timer()
 
     def _first_turn(self) -> None:
         self.loop.call_soon(self._second_turn, context=self.context)
@@ -212,6 +214,11 @@ class AsyncioGuest:
         # The loop's clock is asked for the distance only: uvloop's counts in cached milliseconds.
         when = loop.time() + min(max(0.0, deadline - self.clock()), _LONGEST_WAIT)
         self._timer = loop.call_at(when, self._timer_fired, context=self.context)
+
+    def _disarm_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _timer_fired(self) -> None:
         self._timer = None

@@ -14,7 +14,6 @@ a stack of the host's task begins with a frame of ours.
 from __future__ import annotations
 
 import asyncio
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from dari._kernel.contract import Operation
@@ -87,7 +86,7 @@ class AsyncioAwaitable(HostAwaitable[T_co]):
             return False
         if self._host_task is None:
             self.wait = None
-            self._close_unbegun()
+            self.dropped()  # if its task ended before the first step, nobody has begun it
             return True
         self._host_task.cancel()
         return False
@@ -105,7 +104,7 @@ class AsyncioAwaitable(HostAwaitable[T_co]):
             host_task = guest.loop.create_task(coroutine, context=context_in(guest, wait.task._context))
         except Exception as error:  # noqa: BLE001 - of a task factory: the task that waits gets it
             coroutine.close()
-            self._close_unbegun()
+            self.dropped()  # if its task ended before the first step, nobody has begun it
             self._wake(Error(error))
             return
         finally:
@@ -123,7 +122,7 @@ class AsyncioAwaitable(HostAwaitable[T_co]):
             self._wake(outcome)
 
     def _host_task_ended(self, host_task: asyncio.Task[T_co]) -> None:
-        self._close_unbegun()
+        self.dropped()  # if its task ended before the first step, nobody has begun it
         self._host_task = None
         wait, self.wait = self.wait, None
         if wait is not None:
@@ -133,12 +132,6 @@ class AsyncioAwaitable(HostAwaitable[T_co]):
         wait, self.wait = self.wait, None
         if wait is not None:
             wait.wake(outcome)
-
-    def _close_unbegun(self) -> None:
-        """A host task that ended before its first step never began the coroutine: Python need not warn of that."""
-        coroutine = self.awaitable
-        if isinstance(coroutine, CoroutineType) and not coroutine.cr_suspended:  # if so, another task has it, too
-            coroutine.close()
 
 
 async def _run(operation: AsyncioAwaitable[T]) -> T:

@@ -15,6 +15,7 @@ from types import CodeType, CoroutineType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dari._kernel.contract import Operation
+from dari._kernel.sources import close_unbegun
 from dari._kernel.waiting import cycle, deadlock
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ class HostAwaitable(Operation[T_co]):
 
     def waits_for(self) -> Iterable[Task[Any]]:
         return () if self.face is None or self.face.done() else (self.face.task,)
+
+    def dropped(self) -> None:
+        close_unbegun(self.awaitable)
 
     def refuse(self, error: BaseException) -> None:
         """Called only where `waits_for` led a search along."""

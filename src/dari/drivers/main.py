@@ -67,7 +67,7 @@ class _OutOfTime:
     """The alarm of `run(timeout=…)`."""
 
     def __init__(self, task: Task[Any]) -> None:
-        self.alarm = 0
+        self.alarm: Any = 0
         self.came = False
         self._task = task
 

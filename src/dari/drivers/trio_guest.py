@@ -68,7 +68,7 @@ class TrioGuest:
         self._watched: dict[tuple[int, Direction], tuple[object, trio.CancelScope]] = {}
         self._ending = False  # the trio program has ended
         self._stays = False  # it is the implicit one, and nobody waits for its tasks
-        self._end = end  # closes the scheduler
+        self._end: Callable[[], object] | None = end  # closes the scheduler
         self._escaped: BaseException | None = None  # KeyboardInterrupt or SystemExit of a task
         self.mailbox = Mailbox(self._wake)
         self._slices = Slices(kernel, self.mailbox, max_slice)
@@ -144,6 +144,7 @@ class TrioGuest:
     def close(self) -> None:
         for call in self.mailbox.close():
             self.kernel.call(call)
+        self._end = None  # contexts may keep the guest for long, and shall not keep its scheduler
         self._noticed = True
         if self._parked is not None:
             parked, self._parked = self._parked, None
@@ -214,7 +215,7 @@ class TrioGuest:
             return
         if need is FINISHED:
             self._finished.set()
-            if self._ending:
+            if self._ending and self._end is not None:
                 self._end()
                 return
         await self._park(self.kernel.deadlines.next())  # of a scope in a task of trio, if there is no task of ours
