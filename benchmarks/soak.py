@@ -29,7 +29,7 @@ import psutil
 from rounds import peer, versions
 from soak_programs import hosts, visit
 from soak_wave import Wave
-from soak_worlds import KNOWN, REPORTS, Asyncio, Trio, listen
+from soak_worlds import REPORTS, Asyncio, Trio, listen
 
 import dari
 
@@ -141,7 +141,7 @@ class Soak:
         return time.monotonic() - self._started
 
     def __str__(self) -> str:
-        figures = ", ".join(f"{count:,} {what}" for what, count in (self.counts + KNOWN).items())
+        figures = ", ".join(f"{count:,} {what}" for what, count in self.counts.items())
         objects, blocks, resident = self._late[-1] if self._late else (0, 0, 0)
         return f"{self.elapsed:4.0f} s: {figures}; {objects:,} objects, {blocks:,} blocks, {resident / 1e6:.1f} MB"
 

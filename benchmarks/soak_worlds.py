@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 import warnings
-from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -139,8 +138,7 @@ class Asyncio:
         return {
             "tasks of the host": len(asyncio.all_tasks(self._loop)) if self._loop.is_running() else 0,
             "descriptors": len(self._loop.descriptors),
-            # The implicit scheduler leaves its last timer until it comes: of all others nothing is left.
-            "timers": max(0, self._loop.armed() - self._loop.is_running()),
+            "timers": self._loop.armed(),
         }
 
 
@@ -219,8 +217,6 @@ class Trio:
 # ---- who listens -----------------------------------------------------------------------------------------------------
 
 REPORTS: list[str] = []  # what somebody reported that was not provoked
-# Counted only. A coroutine yielded by a task that is cancelled already is dropped as it is, and Python warns.
-KNOWN = Counter({f"coroutine '{name}' was never awaited": 0 for name in ("visit", "_Holding._have")})
 
 
 class Listener(logging.Handler):
@@ -247,7 +243,4 @@ def listen() -> None:
 
 
 def warned(message: Warning | str, *_: Any) -> None:
-    if str(message) in KNOWN:
-        KNOWN[str(message)] += 1
-    else:
-        REPORTS.append(f"warning: {message}")
+    REPORTS.append(f"warning: {message}")

@@ -641,11 +641,10 @@ def test_the_loop_ends_around_a_scheduler(run_in, quiet, entered):
             await asyncio.Event().wait()
 
     async def main():
-        if entered == "by a task":
-            services.append(asyncio.create_task(service()))
-            await turns(30)
-        else:
-            await asyncio.wait_for(service(), 0.005)
+        services.append(asyncio.create_task(service()))
+        await turns(30)
+        if entered == "by main":
+            await asyncio.wait_for(services[0], 0.001)
 
     services = []
     if entered == "by a task":

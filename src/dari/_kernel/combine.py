@@ -17,6 +17,7 @@ from dari._kernel.joining import check_home
 from dari._kernel.numbers import seconds
 from dari._kernel.outcome import Error, Value
 from dari._kernel.scope import current_member
+from dari._kernel.sources import drop
 from dari._kernel.task import Task
 from dari.exceptions import TaskCancelledError
 
@@ -77,6 +78,7 @@ def _task_of(kernel: Any, thing: Any, on_end: Callable[[Task[Any]], object]) -> 
         made: Task[Any] = kernel.create_task(thing, on_end=on_end)
     else:
         made = kernel.create_task(_yield_it, (thing,), on_end=on_end)
+        _hear(made, lambda task: drop(thing) if task.started_at is None else None)
     return made
 
 
@@ -90,6 +92,10 @@ class _Gather(Operation[list[Any]]):
 
     def __repr__(self) -> str:
         return f"gather of {len(self._things)}"
+
+    def dropped(self) -> None:
+        for thing in self._things:
+            drop(thing)
 
     def waits_for(self) -> Iterable[Task[Any]]:
         return [thing for thing in self._things if isinstance(thing, Task)]  # pyright: ignore[reportUnknownVariableType]

@@ -27,11 +27,11 @@ from dari._kernel.outcome import Error, Outcome, Value, strip_frames
 from dari._kernel.penance import PATIENCE, Penance
 from dari._kernel.scope import cancelled_by
 from dari._kernel.sites import callers, shown
-from dari._kernel.sources import check_fresh, check_kind
+from dari._kernel.sources import check_fresh, check_kind, drop
 from dari._kernel.stats import SchedulerStats
 from dari._kernel.task import CANCEL, FIRST, GIVEN, HELD, Mark, Task, TaskWait
 from dari._kernel.world import chain_priority, world
-from dari._kernel.yielded import NOTHING, Beginnings, drop
+from dari._kernel.yielded import NOTHING, Beginnings
 from dari.exceptions import Cancelled, SchedulerFull
 
 if TYPE_CHECKING:
@@ -247,6 +247,7 @@ class Kernel:
         def go_on(errors: list[BaseException]) -> None:
             task._pending = Error(grouped(errors)) if errors else task._mark()
             if task._pending is not None or yielded is None:
+                drop(yielded)
                 self.ready(task)
             else:
                 self._beginnings.begin(task, yielded)

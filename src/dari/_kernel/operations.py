@@ -201,9 +201,9 @@ class Host(Operation[T_co]):
         close_unbegun(self._awaitable)
 
     def __await__(self) -> Generator[Any, Any, T_co]:
-        if world.kernel is None:
+        if world.kernel is None and hasattr(self._awaitable, "__await__"):  # a future of concurrent.futures has none
             return self._awaitable.__await__()
-        return self.__iter__()
+        return super().__await__()
 
 
 @final

@@ -326,6 +326,11 @@ class Timeout(CancelScope):
             raise TimeoutError(how) from error
         return caught
 
+    async def __aexit__(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return self.__exit__(kind, error, traceback)
+
 
 class _GraceOver:
     """The alarm that ends a scope's grace."""

@@ -11,7 +11,9 @@ from __future__ import annotations
 from types import CoroutineType
 from typing import Any
 
-__all__ = ["check_fresh", "check_kind"]
+from dari._kernel.contract import Operation
+
+__all__ = ["check_fresh", "check_kind", "close_unbegun", "drop"]
 
 
 def check_kind(main: Any, source: Any) -> None:
@@ -41,3 +43,14 @@ def close_unbegun(coroutine: object) -> None:
     """It will not be run: if it is a coroutine that nobody has begun, Python need not warn of that."""
     if type(coroutine) is CoroutineType and not coroutine.cr_suspended:  # if so, somebody else has it, too
         coroutine.close()
+
+
+def drop(yielded: object) -> None:
+    """It was yielded, or is about to be, and will not be begun."""
+    if isinstance(yielded, Operation):
+        yielded.dropped()
+    elif isinstance(yielded, list):
+        for each in yielded:  # pyright: ignore[reportUnknownVariableType]
+            drop(each)  # pyright: ignore[reportUnknownArgumentType]
+    else:
+        close_unbegun(yielded)

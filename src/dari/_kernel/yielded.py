@@ -14,7 +14,6 @@ from dari._kernel.combine import gather
 from dari._kernel.contract import Operation
 from dari._kernel.operations import command
 from dari._kernel.outcome import strip_frames
-from dari._kernel.sources import close_unbegun
 from dari._kernel.waiting import cycle, deadlock
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from dari._kernel.task import Task
 
-__all__ = ["NOTHING", "Beginnings", "drop"]
+__all__ = ["NOTHING", "Beginnings"]
 
 
 @final
@@ -102,17 +101,6 @@ def _begin_foreign(foreign: object, task: Task[Any]) -> None:
         _refuse(foreign, task)
     else:
         operation.begin(task)
-
-
-def drop(yielded: object) -> None:
-    """It will not be begun. A coroutine need not be told by Python that it was never awaited."""
-    if type(yielded) is CoroutineType:
-        close_unbegun(yielded)  # pyright: ignore[reportUnknownArgumentType] - of Any
-    elif isinstance(yielded, Operation):
-        yielded.dropped()
-    elif isinstance(yielded, list):
-        for each in yielded:  # pyright: ignore[reportUnknownVariableType]
-            drop(each)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def _refuse(yielded: object, task: Task[Any]) -> None:

@@ -38,6 +38,8 @@ T_co = TypeVar("T_co", covariant=True)
 class AsyncioFuture(Operation[T_co]):
     """Waits for an asyncio future. Who waits, owns: cancelling the waiter cancels it, and awaits its end."""
 
+    may_be_dropped = True
+
     __slots__ = ("_future",)
 
     def __init__(self, future: asyncio.Future[T_co]) -> None:
