@@ -1,7 +1,7 @@
 """Blocking work, offloaded by priority, and waited for from everywhere. `Pool` is the face; each module says its part.
 
-stats, blocking ← job ← crew, places, line, calls ← desk (all state, one lock) ← workers (threads), closing ← process
-← pool
+stats, blocking ← job ← crew, places, line, calls ← ledger (all state) ← desk (one lock) ← workers (threads)
+← closing ← process ← pool
 """
 
 from dari.pool.job import Job, JobState, current_job
