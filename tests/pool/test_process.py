@@ -63,6 +63,25 @@ def test_what_is_queued_at_the_exit_runs():
     assert took < 5
 
 
+def test_what_is_scheduled_at_the_exit_runs_if_its_time_comes_soon():
+    """The rest is told as what never started, after exit_timeout."""
+    code, out, error, took = python(
+        """
+        import sys
+        from dari.pool import Pool
+        pool = Pool(1, exit_timeout=0.5)
+        pool.submit(int).result()
+        pool.options(delay=0.05).submit(sys.stdout.write, "ran\\n")
+        pool.options(delay=100).submit(sys.stdout.write, "never\\n")
+        """
+    )
+
+    assert (code, out) == (0, "ran\n")
+    assert "without 1 jobs of pool 'dari', after 0.5 s" in error
+    assert "1 more never started" in error
+    assert took < 5
+
+
 def test_an_idle_pool_does_not_hold_the_exit():
     """Its threads are daemons."""
     code, out, error, took = python("from dari.pool import Pool; pool = Pool(); print(pool.submit(pow, 2, 3).result())")
@@ -89,19 +108,21 @@ def test_a_forked_child_starts_afresh_and_hangs_on_nothing():
         running = pool.submit(work)
         queued = pool.submit(pow, 2, 3)
         queued.add_done_callback(told.append)
+        scheduled = pool.options(delay=0.05).submit(pow, 2, 4)
         started.wait()
         pid = os.fork()
         if pid == 0:
             try:
-                for job in (running, queued):
+                for job in (running, queued, scheduled):
                     try:
                         job.result(timeout=5)
                     except WorkerLost:
                         assert job.state is JobState.FAILED
                     else:
                         os._exit(1)
-                assert pool.submit(pow, 2, 5).result(timeout=5) == 32
-                assert pool.stats().completed == 1 and pool.stats().queued == 0 and not told
+                assert pool.options(delay=0.01).submit(pow, 2, 5).result(timeout=5) == 32
+                stats = pool.stats()
+                assert (stats.completed, stats.scheduled, stats.queued) == (1, 0, 0) and not told
                 assert not running.cancel() and pool.shutdown(timeout=5)
             except BaseException as error:
                 print(repr(error), flush=True)
@@ -109,11 +130,11 @@ def test_a_forked_child_starts_afresh_and_hangs_on_nothing():
             os._exit(0)
         _, status = os.waitpid(pid, 0)
         gate.set()
-        print(os.waitstatus_to_exitcode(status), running.result(), queued.result(), len(told))
+        print(os.waitstatus_to_exitcode(status), running.result(), queued.result(), scheduled.result(), len(told))
         """
     )
 
-    assert (code, out, error) == (0, "0 parent 8 1\n", "")
+    assert (code, out, error) == (0, "0 parent 8 16 1\n", "")
 
 
 def test_forks_while_every_lock_is_busy_do_not_hang():

@@ -1,6 +1,6 @@
 """Blocking work, offloaded by priority, and waited for from everywhere. `Pool` is the face; each module says its part.
 
-stats, blocking ← job ← crew, places, line, calls ← ledger (all state) ← desk (one lock) ← workers (threads)
+stats, clock, plan ← job ← crew, places, line, calls ← ledger (all state) ← desk (one lock) ← workers (threads)
 ← closing ← process ← pool
 """
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from _thread import LockType
     from collections.abc import Callable, Iterable
 
-__all__ = ["make"]
+__all__ = ["make", "open_gate"]
 
 
 def make(calls: Iterable[Callable[[], object]]) -> None:
@@ -23,3 +24,11 @@ def make(calls: Iterable[Callable[[], object]]) -> None:
             from dari.drivers.reporting import report  # loads logging
 
             report(f"{call!r} failed", error)
+
+
+def open_gate(gate: LockType) -> None:
+    """Let go on who waits for it, if more than one may do so."""
+    try:
+        gate.release()
+    except RuntimeError:
+        pass  # it stands open already

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, final
 from dari._kernel.outcome import Value
 from dari.exceptions import BlockingCallError
 from dari.pool.calls import make
-from dari.pool.job import CANCELLED, QUEUED, RUNNING, Job, here, run
+from dari.pool.job import CANCELLED, ENDED, QUEUED, RUNNING, SCHEDULED, Job, here, run
 from dari.pool.ledger import Ledger
 from dari.pool.stats import PoolStats, Tally, frozen
 
@@ -74,6 +74,9 @@ class Desk(Ledger):
                 self._end_unrun(job, CANCELLED)
                 self._line.left(job._tally.priority)
                 self._let_in()
+            elif state is SCHEDULED:
+                self._end_unrun(job, CANCELLED)
+                self._let_in()
             elif state is None:  # it waits for a place: `run_sync`
                 self._end_refused(job, CANCELLED)
                 self._places.left(job._tally.priority)
@@ -108,6 +111,20 @@ class Desk(Ledger):
             calls = self.leave()
         make(calls)
 
+    def call_when_queued(self, job: Job[Any], call: Callable[[], object]) -> bool:
+        """Make `call()`, which must not block, when it is queued later. False: it is queued now, or has ended."""
+        with self.lock:
+            if job._state is QUEUED or job._waiters is ENDED:
+                return False
+            job._rarely().helpers.append(call)
+            return True
+
+    def forget_when_queued(self, job: Job[Any], call: Callable[[], object]) -> None:
+        with self.lock:
+            helpers = job._rarely().helpers
+            if call in helpers:
+                helpers.remove(call)
+
     def close(self, *, cancel: bool, ask: bool = False) -> None:
         """Let nobody in any more. `cancel` ends what is queued; `ask` leaves a request with what runs."""
         with self.lock:
@@ -117,11 +134,14 @@ class Desk(Ledger):
             if cancel:
                 while (job := self._line.pop()) is not None:
                     self._end_unrun(job, CANCELLED)
+                for job in tuple(self.scheduled):
+                    self._end_unrun(job, CANCELLED)
             if ask:
                 for seat in self.crew.at_work():
                     for running in seat.stack():
                         running._rarely().cancel_requested = True
             self.crew.dismiss()
+            self.clock.dismiss()
             calls = self.leave()
         make(calls)
 
@@ -148,7 +168,7 @@ class Desk(Ledger):
             now = monotonic()
             workers, idle = self.crew.count()
             priorities = {
-                priority: tally.read(0.0 if (head := self._line.head(priority)) is None else now - head._submitted_at)
+                priority: tally.read(0.0 if (head := self._line.head(priority)) is None else now - head._queued_at)
                 for priority, tally in list(self.tallies.items())  # `tally` adds to them without the lock
             }
         return frozen(workers, idle, priorities)

@@ -21,12 +21,14 @@ from _thread import _local, allocate_lock
 from enum import Enum
 from functools import partial
 from threading import TIMEOUT_MAX
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast, final
 
 from dari._kernel.outcome import Error, Value
 from dari.drivers.blocking import refuse_to_block
 from dari.drivers.wakeup import Remote
 from dari.exceptions import Cancelled, JobCancelled
+from dari.pool.calls import open_gate
 
 if TYPE_CHECKING:
     from _thread import LockType
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from dari._kernel.outcome import Outcome
+    from dari.pool.clock import Alarm
+    from dari.pool.plan import Plan
     from dari.pool.stats import Tally
 
 __all__ = ["ENDED", "Job", "JobState", "Seat", "Waiters", "callbacks_of", "current_job", "here", "name_of", "run"]
@@ -76,14 +80,24 @@ class Keeper(Protocol):
         """If this thread is one of the pool's workers, and `job` is still queued: run it here and now."""
         ...
 
+    def call_when_queued(self, job: Job[Any], call: Callable[[], object], /) -> bool:
+        """Make `call()` when it is queued later. False: it is queued now, or has ended."""
+        ...
+
+    def forget_when_queued(self, job: Job[Any], call: Callable[[], object], /) -> None: ...
+
 
 class Rare:
     """What few jobs have."""
 
-    __slots__ = ("callbacks", "cancel_requested", "name")
+    __slots__ = ("alarm", "callbacks", "cancel_requested", "helpers", "name", "plan", "submitted_at")
 
-    def __init__(self, name: str | None = None) -> None:
+    def __init__(self, name: str | None = None, plan: Plan | None = None) -> None:
         self.name = name
+        self.plan: Final = plan
+        self.submitted_at: float | None = None  # None: when it was queued
+        self.alarm: Alarm | None = None  # the only time that its state waits for
+        self.helpers: list[Callable[[], object]] = []  # workers that would run it if it were queued
         self.cancel_requested = False
         self.callbacks: list[Callable[[Any], object]] | None = None
 
@@ -134,11 +148,11 @@ class Job(Remote[T_co]):
         "_ended_at",
         "_fn",
         "_keeper",
+        "_queued_at",
         "_rare",
         "_result",
         "_started_at",
         "_state",
-        "_submitted_at",
         "_tally",
         "_waiters",
         "id",
@@ -155,7 +169,7 @@ class Job(Remote[T_co]):
     _rare: Rare | None
     # Unset until they happen:
     _result: Any  # COMPLETED: what it returned; FAILED: an `Error`
-    _submitted_at: float
+    _queued_at: float
     _started_at: float
     _ended_at: float
 
@@ -188,7 +202,9 @@ class Job(Remote[T_co]):
 
     @property
     def submitted_at(self) -> float | None:
-        return getattr(self, "_submitted_at", None)
+        if self._rare is not None and self._rare.submitted_at is not None:
+            return self._rare.submitted_at
+        return getattr(self, "_queued_at", None)
 
     @property
     def started_at(self) -> float | None:
@@ -309,18 +325,42 @@ class Job(Remote[T_co]):
         if timeout is None or timeout > 0:
             refuse_to_block(f"{call}() of {self!r} would have to wait", task="use `yield job`", loop="use `await job`")
             self._keeper.help(self)
-            if self._waiters is ENDED:
+            if self._rare is not None and self._rare.plan is not None and self._is_of_my_pool():
+                self._wait_and_help(None if timeout is None else monotonic() + timeout)
+            elif self._waiters is not ENDED:
+                self._wait_for_end(allocate_lock(), -1 if timeout is None else min(timeout, TIMEOUT_MAX))
+        if self._waiters is not ENDED:
+            raise TimeoutError(f"{self!r} did not end within {timeout} seconds")
+
+    def _wait_for_end(self, lock: LockType, timeout: float) -> None:
+        lock.acquire()
+        self.call_when_ended(lock.release)
+        try:
+            lock.acquire(True, timeout)
+        finally:
+            if self._waiters is not ENDED:
+                self._forget(lock.release)
+
+    def _is_of_my_pool(self) -> bool:
+        return here.seat is not None and here.seat.keeper is self._keeper
+
+    def _wait_and_help(self, deadline: float | None) -> None:
+        """A worker waits for a job that is queued later, or again: there may be nobody else to run it then."""
+        while self._waiters is not ENDED:
+            left = -1 if deadline is None else min(deadline - monotonic(), TIMEOUT_MAX)
+            if deadline is not None and left <= 0:
                 return
             lock = allocate_lock()
             lock.acquire()
-            self.call_when_ended(lock.release)
-            try:
-                lock.acquire(True, -1 if timeout is None else min(timeout, TIMEOUT_MAX))
-            finally:
-                if self._waiters is not ENDED:
-                    self._forget(lock.release)
-        if self._waiters is not ENDED:
-            raise TimeoutError(f"{self!r} did not end within {timeout} seconds")
+            wake = partial(open_gate, lock)
+            if self._keeper.call_when_queued(self, wake):
+                self.call_when_ended(wake)
+                try:
+                    lock.acquire(True, left)
+                finally:
+                    self._keeper.forget_when_queued(self, wake)
+                    self._forget(wake)
+            self._keeper.help(self)
 
     def _forget(self, call: Callable[[], object]) -> None:
         """Who polls by `result(timeout)` must not leave a call behind each time."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dari._kernel.outcome import Error, Value
 from dari.exceptions import PoolClosed, WorkerLost
+from dari.pool.clock import Clock
 from dari.pool.job import (
     CANCELLED,
     COMPLETED,
@@ -22,8 +23,10 @@ from dari.pool.job import (
     FAILED,
     QUEUED,
     RUNNING,
+    SCHEDULED,
     Job,
     JobState,
+    Rare,
     Waiters,
     callbacks_of,
     name_of,
@@ -63,12 +66,14 @@ class Ledger:
         self.crew: Crew  # set by the pool, once
         self.open = True
         self.failure: BaseException | None = None  # what broke the pool
-        self.unfinished = 0  # queued and running
+        self.unfinished = 0  # scheduled, queued and running
         self.room = sys.maxsize if max_queue is None else max_queue  # below 0: workers handed in over the bound
         self.calls: list[Callable[[], object]] = []
         self._draining = False  # closed, but jobs that run may still hand in what they need to end
         self._starvation_limit = starvation_limit
         self._line: Line[Job[Any]] = Line(starvation_limit, _job_stands)
+        self.scheduled: dict[Job[Any], None] = {}  # they have their place, and wait for their time
+        self.clock = Clock(self)
         self._places: Line[Place[Any]] = Line(starvation_limit, _place_stands)
         self.tallies: dict[int, Tally] = {}
         self._when_idle: list[Callable[[], object]] = []
@@ -105,9 +110,8 @@ class Ledger:
         tally.runs.append(now - job._started_at)
         # What follows is `_one_less` and `_tell`, inlined for speed: 0.2 µs of 2.5 a job (benchmarks/pool.py).
         self.unfinished -= 1
-        if not self.unfinished and self._when_idle:
-            self.calls += self._when_idle
-            self._when_idle = []
+        if not self.unfinished and (self._when_idle or not self.open):
+            self._rest()
         if job._waiters is None and job._rare is None:
             job._state = state
             job._waiters = ENDED
@@ -119,6 +123,21 @@ class Ledger:
         self._refuse_places(cause)
         while (job := self._line.pop()) is not None:
             self._end_unrun(job, FAILED, Error(self._never(job, cause)))
+        if self.failure is not None:
+            self._fail_scheduled(cause)
+
+    def clock_stands(self, error: BaseException) -> None:
+        """No thread can be had that would keep the times: what waits for one would wait for ever."""
+        self._fail_scheduled(error)
+
+    def expired(self, job: Job[Any]) -> bool:
+        """The time has come that its state waits for."""
+        rare = job._rarely()
+        rare.alarm = None
+        del self.scheduled[job]
+        job._tally.scheduled -= 1
+        self._queue_late(job, rare)
+        return True
 
     def lose_everything(self) -> None:
         """In the child of a fork: no worker came along, and nobody to tell. The lock is new, nobody holds it."""
@@ -127,6 +146,9 @@ class Ledger:
         jobs = [job for seat in self.crew.at_work() for job in seat.stack()]
         while (queued := self._line.pop()) is not None:
             jobs.append(queued)
+        jobs += self.scheduled
+        self.scheduled = {}
+        self.clock.forget_everything()
         while (place := self._places.pop()) is not None:
             jobs.append(place.job)
             place.answer, place.call, place.settled = Error(_lost(place.job)), None, True
@@ -135,7 +157,8 @@ class Ledger:
             job._state = FAILED
             job._waiters = ENDED
             if job._rare is not None:
-                job._rare.callbacks = None
+                job._rare.callbacks = job._rare.alarm = None
+                job._rare.helpers.clear()
         self._line = Line(self._starvation_limit, _job_stands)
         self._places = Line(self._starvation_limit, _place_stands)
         self.tallies = {}
@@ -144,12 +167,33 @@ class Ledger:
 
     def _enqueue(self, job: Job[Any]) -> None:
         tally = job._tally
-        job._submitted_at = monotonic()
+        now = job._queued_at = monotonic()
+        self.room -= 1
+        self.unfinished += 1
+        if job._rare is not None and job._rare.plan is not None and job._rare.plan.delay:
+            job._rare.submitted_at = now
+            self._schedule(job, job._rare, now + job._rare.plan.delay)
+            return
         job._state = QUEUED
         self._line.push(tally.priority, job)
         tally.queued += 1
-        self.room -= 1
-        self.unfinished += 1
+        self.crew.call()
+
+    def _schedule(self, job: Job[Any], rare: Rare, when: float) -> None:
+        """It has its place, and is queued at `when`."""
+        job._state = SCHEDULED
+        job._tally.scheduled += 1
+        self.scheduled[job] = None
+        rare.alarm = self.clock.set(job, when)
+
+    def _queue_late(self, job: Job[Any], rare: Rare) -> None:
+        """SCHEDULED → QUEUED."""
+        job._queued_at = monotonic()
+        job._state = QUEUED
+        job._tally.queued += 1
+        self._line.push(job._tally.priority, job)
+        self.calls += rare.helpers
+        rare.helpers.clear()
         self.crew.call()
 
     def _claim(self, job: Job[Any]) -> None:
@@ -160,7 +204,7 @@ class Ledger:
         tally = job._tally
         tally.queued -= 1
         tally.running += 1
-        waited = now - job._submitted_at
+        waited = now - job._queued_at
         tally.waits.append(waited)
         if waited > tally.longest_wait:
             tally.longest_wait = waited
@@ -185,10 +229,14 @@ class Ledger:
             self._settle(place, refusal)
 
     def _end_unrun(self, job: Job[Any], state: JobState, result: Error | None = None) -> None:
-        """End what is queued. Takes it out of the counts, not out of the line."""
+        """End what is scheduled or queued. Takes it out of the counts, not out of the line."""
         job._ended_at = monotonic()
         tally = job._tally
-        tally.queued -= 1
+        if job._state is SCHEDULED:
+            tally.scheduled -= 1
+            del self.scheduled[job]
+        else:
+            tally.queued -= 1
         if state is CANCELLED:
             tally.cancelled += 1
         else:
@@ -219,16 +267,32 @@ class Ledger:
                 self.calls += waiters
             elif not isinstance(waiters, tuple):
                 self.calls.append(waiters)
-        if job._rare is None or job._rare.callbacks is None:
+        rare = job._rare
+        if rare is None:
+            return True
+        if rare.alarm is not None:
+            self.clock.clear(rare.alarm)
+            rare.alarm = None
+        if rare.callbacks is None:
             return True
         self.calls += callbacks_of(job)
         return False
 
     def _one_less(self) -> None:
         self.unfinished -= 1
-        if not self.unfinished and self._when_idle:
-            self.calls += self._when_idle
-            self._when_idle = []
+        if not self.unfinished and (self._when_idle or not self.open):
+            self._rest()
+
+    def _rest(self) -> None:
+        """Nothing is left to do: tell who waits for that, and let the workers of a closed pool go."""
+        self.calls += self._when_idle
+        self._when_idle = []
+        if not self.open:
+            self.crew.dismiss()
+
+    def _fail_scheduled(self, cause: BaseException) -> None:
+        for job in tuple(self.scheduled):
+            self._end_unrun(job, FAILED, Error(self._never(job, cause)))
 
     def _never(self, job: Job[Any], cause: BaseException | None) -> Exception:
         if not self.open:

@@ -26,6 +26,7 @@ from dari.pool.closing import Drained, refuse_to_wait, wait_until_idle, wait_unt
 from dari.pool.desk import Desk
 from dari.pool.job import Job, Rare
 from dari.pool.places import Place, Run
+from dari.pool.plan import Plan, finite
 from dari.pool.process import register
 from dari.pool.workers import Threads
 
@@ -41,6 +42,9 @@ __all__ = ["Pool", "View"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
+UNCHANGED: Final[Any] = object()
+"""The default of those options for which None has a meaning."""
+
 _ids = count(1)
 _new = object.__new__
 
@@ -48,24 +52,34 @@ _new = object.__new__
 class View:
     """A pool, seen through some options. Made by `pool.options(...)`; as cheap as a tuple, so make them freely."""
 
-    __slots__ = ("_desk", "_name", "_on_full", "_priority")
+    __slots__ = ("_desk", "_name", "_on_full", "_plain", "_plan", "_priority")
 
-    def __init__(self, desk: Desk, on_full: str, priority: int | None, name: str | None) -> None:
+    def __init__(
+        self, desk: Desk, on_full: str, priority: int | None, name: str | None, plan: Plan | None = None
+    ) -> None:
         self._desk: Final = desk
         self._on_full: Final = on_full
         self._priority: Final = None if priority is None else index(priority)
         self._name: Final = name
+        self._plan: Final = plan
+        self._plain: Final = name is None and plan is None
 
-    def options(self, *, priority: int | None = None, name: str | None = None) -> View:
-        """The same pool, for jobs of this priority and name; what is not given stays as it is here.
+    def options(self, *, priority: int | None = None, name: str | None = None, delay: float = UNCHANGED) -> View:
+        """The same pool, for jobs with these options; what is not given stays as it is here.
 
-        Without a priority, a job inherits the one of the task or job that hands it in.
+        `priority`  the lower runs first; without one, a job inherits that of the task or job that hands it in
+        `name`      instead of the function's
+        `delay`     seconds until it may start; meanwhile it is SCHEDULED, and has its place in the queue
         """
+        plan = self._plan or Plan()
+        if delay is not UNCHANGED:
+            plan = plan._replace(delay=finite("a delay", delay))
         return View(
             self._desk,
             self._on_full,
             self._priority if priority is None else whole("a priority", priority),
             self._name if name is None else name,
+            plan if plan != Plan() else None,
         )
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Job[T]:
@@ -109,7 +123,7 @@ class View:
         job._args = args
         job._context = context
         job._state = job._waiters = None
-        job._rare = None if self._name is None else Rare(self._name)
+        job._rare = None if self._plain else Rare(self._name, self._plan)
         return job
 
     def _wait_for_place(self, job: Job[Any]) -> None:
@@ -204,7 +218,7 @@ class Pool(View):
         return self._desk.stats()
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until nothing is queued or running: True. False: `timeout` seconds went by first."""
+        """Wait until nothing is scheduled, queued or running: True. False: `timeout` seconds went by first."""
         if self._desk.unfinished and (timeout is None or timeout > 0):
             refuse_to_wait(self._desk, "join()")
         return wait_until_idle(self._desk, timeout)
@@ -230,6 +244,8 @@ class Pool(View):
             return False
         with desk.lock:
             threads += self._crew.threads()
+            if desk.clock.thread is not None:
+                threads.append(desk.clock.thread)
         return wait_until_left(threads, None if deadline is None else max(0.0, deadline - monotonic()))
 
     def __enter__(self) -> Self:

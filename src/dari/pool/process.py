@@ -78,7 +78,8 @@ def _name_the_stuck(crew: Threads) -> None:
     now = monotonic()
     with desk.lock:
         stuck = [(worker.name, job) for worker in crew.at_work() for job in worker.stack()[:1]]
-    queued = desk.stats().queued
+    stats = desk.stats()
+    queued = stats.scheduled + stats.queued
     lines = [
         f"dari: the process exits without {desk.unfinished} jobs of pool {desk.name!r}, after {desk.exit_timeout} s:"
     ]

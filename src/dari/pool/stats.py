@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["PoolStats", "PriorityStats", "Tally"]
 
 _SAMPLES = 1024
+_COUNTS = ("scheduled", "queued", "running", "completed", "failed", "cancelled")
 
 
 class PriorityStats(NamedTuple):
     """One priority of a pool."""
 
+    scheduled: int
     queued: int
     running: int
     completed: int
@@ -42,6 +44,10 @@ class PoolStats(NamedTuple):
     workers: int
     idle: int
     priorities: Mapping[int, PriorityStats]
+
+    @property
+    def scheduled(self) -> int:
+        return sum(each.scheduled for each in self.priorities.values())
 
     @property
     def queued(self) -> int:
@@ -65,11 +71,12 @@ class PoolStats(NamedTuple):
 
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [
-            ("priority", "queued", "running", "completed", "failed", "cancelled", "wait p50/p95/p99", "run p50/p95/p99")
+            ("priority", *_COUNTS, "wait p50/p95/p99", "run p50/p95/p99"),
         ]
         for priority, each in self.priorities.items():
-            counts = (each.queued, each.running, each.completed, each.failed, each.cancelled)
-            rows.append((named(priority), *map(str, counts), str(each.wait), str(each.run)))
+            rows.append(
+                (named(priority), *[str(getattr(each, count)) for count in _COUNTS], str(each.wait), str(each.run))
+            )
         return f"{self.workers} workers, {self.idle} idle\n{table(rows)}"
 
 
@@ -77,11 +84,18 @@ class PoolStats(NamedTuple):
 class Tally:
     """The running counts of one priority. Written under the pool's lock."""
 
-    __slots__ = ("cancelled", "completed", "failed", "longest_wait", "priority", "queued", "running", "runs", "waits")
+    __slots__ = (*_COUNTS, "longest_wait", "priority", "runs", "waits")
+
+    scheduled: int
+    queued: int
+    running: int
+    completed: int
+    failed: int
+    cancelled: int
 
     def __init__(self, priority: int) -> None:
         self.priority = priority
-        self.queued = self.running = self.completed = self.failed = self.cancelled = 0
+        self.scheduled = self.queued = self.running = self.completed = self.failed = self.cancelled = 0
         self.longest_wait = 0.0
         self.waits: deque[float] = deque(maxlen=_SAMPLES)
         self.runs: deque[float] = deque(maxlen=_SAMPLES)
@@ -89,6 +103,7 @@ class Tally:
     def read(self, head_waits: float) -> PriorityStats:
         """`head_waits`: how long the job at the head of the queue has waited until now."""
         return PriorityStats(
+            self.scheduled,
             self.queued,
             self.running,
             self.completed,

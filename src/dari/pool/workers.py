@@ -96,7 +96,7 @@ class Threads:
         """With the lock held: nothing to do for it. False: it leaves."""
         if worker not in self._seats:
             return False
-        if not self.desk.open:
+        if not self.desk.open and not self.desk.scheduled:
             del self._seats[worker]
             return False
         self._idle.append(worker)

@@ -1,0 +1,24 @@
+"""What `options` ask of a job's time. Nothing but these wishes, checked where they are given."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import NamedTuple
+
+from dari._kernel.numbers import seconds
+
+__all__ = ["Plan", "finite"]
+
+
+class Plan(NamedTuple):
+    """Shared by all jobs of one view. A job without any such wish has no plan at all."""
+
+    delay: float = 0.0
+
+
+def finite(what: str, given: float, above: bool = False) -> float:
+    """`given` as a number of seconds after which something will happen."""
+    number = float(seconds(what, given, above))  # a Decimal cannot be added to the clock
+    if number == inf:
+        raise ValueError(f"{what} is a finite number of seconds, not {given!r}")
+    return number
