@@ -117,9 +117,10 @@ class Clock:
         if self._gate is None:
             self._gate = allocate_lock()
             self._gate.acquire()
-            self._house.calls.append(partial(self._start, self._gate))
+            call = partial(self._start, self._gate)
         else:
-            self._house.calls.append(partial(open_gate, self._gate))
+            call = partial(open_gate, self._gate)
+        self._house.calls.insert(0, call)  # before callbacks of users, which may block
 
     def expired(self, job: Any) -> None:
         if not self._house.expired(job):

@@ -171,7 +171,8 @@ class Desk(Ledger):
                 priority: tally.read(0.0 if (head := self._line.head(priority)) is None else now - head._queued_at)
                 for priority, tally in list(self.tallies.items())  # `tally` adds to them without the lock
             }
-        return frozen(workers, idle, priorities)
+            abandoned = self.abandoned()
+        return frozen(workers, idle, abandoned, priorities)
 
     # ---- inside a section ---------------------------------------------------------------------------------------
 

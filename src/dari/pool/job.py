@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast, final
 from dari._kernel.outcome import Error, Value
 from dari.drivers.blocking import refuse_to_block
 from dari.drivers.wakeup import Remote
-from dari.exceptions import Cancelled, JobCancelled
+from dari.exceptions import Cancelled, JobCancelled, JobTimeout
 from dari.pool.calls import open_gate
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ ENDED: Final[tuple[()]] = ()
 
 
 class JobState(Enum):
-    """SCHEDULED → QUEUED → RUNNING → COMPLETED, FAILED or CANCELLED; a job may be CANCELLED before it runs, too."""
+    """SCHEDULED → QUEUED → RUNNING → COMPLETED, FAILED, CANCELLED or TIMED_OUT; the last two may come without a run."""
 
     SCHEDULED = "scheduled"
     QUEUED = "queued"
@@ -65,6 +65,7 @@ RUNNING: Final = JobState.RUNNING
 COMPLETED: Final = JobState.COMPLETED
 FAILED: Final = JobState.FAILED
 CANCELLED: Final = JobState.CANCELLED
+TIMED_OUT: Final = JobState.TIMED_OUT
 
 
 class Keeper(Protocol):
@@ -226,8 +227,9 @@ class Job(Remote[T_co]):
         return self._state is CANCELLED
 
     def result(self, timeout: float | None = None) -> T_co:
-        """What it returned; or raises what it raised, or `JobCancelled`. TimeoutError after `timeout` seconds.
+        """What it returned; or raises what it raised, `JobCancelled` or `JobTimeout`.
 
+        TimeoutError after `timeout` seconds, which only says that it takes longer.
         In a worker of the same pool a job that is still queued is run here and now, so waiting cannot deadlock. Where
         an event loop or a scheduler runs, nothing waits: BlockingCallError, which names the spelling that does.
         """
@@ -261,7 +263,7 @@ class Job(Remote[T_co]):
 
     @property
     def cancel_requested(self) -> bool:
-        """Did somebody call `cancel()` while it ran?"""
+        """Was it asked to end while it ran, by `cancel()` or by its timeout?"""
         return self._rare is not None and self._rare.cancel_requested
 
     def check_cancelled(self) -> None:
@@ -309,6 +311,8 @@ class Job(Remote[T_co]):
             return Value(self._result)
         if self._state is CANCELLED:
             return None
+        if self._state is TIMED_OUT:  # `_result` belongs to the thread that still runs it
+            return Error(self._timeout_error())
         error: Error = self._result
         return error
 
@@ -320,6 +324,16 @@ class Job(Remote[T_co]):
     def _settled(self) -> Outcome[T_co]:
         outcome = self.outcome()
         return Error(self.cancelled_error()) if outcome is None else outcome
+
+    def _timeout_error(self) -> JobTimeout:
+        assert self._rare is not None
+        assert self._rare.plan is not None
+        plan = self._rare.plan
+        if self.started_at is None:
+            return JobTimeout(
+                f"job {self.id} {self.name!r} was not started within its queue_timeout of {plan.queue_timeout} seconds"
+            )
+        return JobTimeout(f"job {self.id} {self.name!r} took longer than its timeout of {plan.timeout} seconds")
 
     def _wait(self, call: str, timeout: float | None) -> None:
         if timeout is None or timeout > 0:

@@ -24,6 +24,7 @@ from dari.pool.job import (
     QUEUED,
     RUNNING,
     SCHEDULED,
+    TIMED_OUT,
     Job,
     JobState,
     Rare,
@@ -97,7 +98,8 @@ class Ledger:
     def end(self, job: Job[Any], state: JobState) -> bool:
         """What was taken has ended, in `state` (and `job._result`). False: callbacks of users are among the calls."""
         if job._waiters is ENDED:
-            return True  # declared lost meanwhile: by a fork, in the child
+            self._end_late(job)
+            return True
         now = job._ended_at = monotonic()
         tally = job._tally
         tally.running -= 1
@@ -118,6 +120,10 @@ class Ledger:
             return True
         return self._tell(job, state)
 
+    def abandoned(self) -> int:
+        """Threads that still run what has run out of its time."""
+        return sum(any(job._state is TIMED_OUT for job in seat.stack()) for seat in self.crew.at_work())
+
     def fail_queue(self, cause: BaseException) -> None:
         """Nobody will ever run what is queued, or waits for a place."""
         self._refuse_places(cause)
@@ -134,10 +140,18 @@ class Ledger:
         """The time has come that its state waits for."""
         rare = job._rarely()
         rare.alarm = None
-        del self.scheduled[job]
-        job._tally.scheduled -= 1
-        self._queue_late(job, rare)
-        return True
+        state = job._state
+        if state is SCHEDULED:
+            del self.scheduled[job]
+            job._tally.scheduled -= 1
+            self._queue_late(job, rare)
+            return True
+        if state is QUEUED:
+            told = self._end_unrun(job, TIMED_OUT)
+            self._line.left(job._tally.priority)
+            self._let_in()
+            return told
+        return self._abandon(job, rare)
 
     def lose_everything(self) -> None:
         """In the child of a fork: no worker came along, and nobody to tell. The lock is new, nobody holds it."""
@@ -170,14 +184,25 @@ class Ledger:
         now = job._queued_at = monotonic()
         self.room -= 1
         self.unfinished += 1
-        if job._rare is not None and job._rare.plan is not None and job._rare.plan.delay:
-            job._rare.submitted_at = now
-            self._schedule(job, job._rare, now + job._rare.plan.delay)
+        if job._rare is not None and self._is_delayed(job, job._rare, now):
             return
         job._state = QUEUED
         self._line.push(tally.priority, job)
         tally.queued += 1
         self.crew.call()
+
+    def _is_delayed(self, job: Job[Any], rare: Rare, now: float) -> bool:
+        """It was let in: begin with what its plan says about that."""
+        plan = rare.plan
+        if plan is None:
+            return False
+        rare.submitted_at = now
+        if plan.delay:
+            self._schedule(job, rare, now + plan.delay)
+            return True
+        if plan.queue_timeout is not None:
+            rare.alarm = self.clock.set(job, now + plan.queue_timeout)
+        return False
 
     def _schedule(self, job: Job[Any], rare: Rare, when: float) -> None:
         """It has its place, and is queued at `when`."""
@@ -188,9 +213,11 @@ class Ledger:
 
     def _queue_late(self, job: Job[Any], rare: Rare) -> None:
         """SCHEDULED → QUEUED."""
-        job._queued_at = monotonic()
+        now = job._queued_at = monotonic()
         job._state = QUEUED
         job._tally.queued += 1
+        if rare.plan is not None and rare.plan.queue_timeout is not None:
+            rare.alarm = self.clock.set(job, now + rare.plan.queue_timeout)
         self._line.push(job._tally.priority, job)
         self.calls += rare.helpers
         rare.helpers.clear()
@@ -208,6 +235,34 @@ class Ledger:
         tally.waits.append(waited)
         if waited > tally.longest_wait:
             tally.longest_wait = waited
+        rare = job._rare
+        if rare is not None and rare.plan is not None:
+            self._stop_waiting(rare)
+            if rare.plan.timeout is not None:
+                rare.alarm = self.clock.set(job, now + rare.plan.timeout)
+
+    def _stop_waiting(self, rare: Rare) -> None:
+        """It leaves the state that had a time."""
+        if rare.alarm is not None:
+            self.clock.clear(rare.alarm)
+            rare.alarm = None
+
+    def _abandon(self, job: Job[Any], rare: Rare) -> bool:
+        """It runs for too long: that is told now. Its thread goes on, and counts as one, until the job lets it go."""
+        now = job._ended_at = monotonic()
+        rare.cancel_requested = True
+        tally = job._tally
+        tally.running -= 1
+        tally.timed_out += 1
+        tally.runs.append(now - job._started_at)
+        self._one_less()
+        return self._tell(job, TIMED_OUT)
+
+    def _end_late(self, job: Job[Any]) -> None:
+        """What has ended before, for all others, has really ended now: it was abandoned, or this is a forked child."""
+        if job._state is TIMED_OUT:
+            self.calls.append(partial(_shed, job, job._args, job._context, getattr(job, "_result", None)))
+            job._args = job._context = job._result = None
 
     def _let_in(self) -> None:
         """Places came free: they go to who waits, by priority."""
@@ -228,7 +283,7 @@ class Ledger:
             self._end_refused(place.job, FAILED, refusal)
             self._settle(place, refusal)
 
-    def _end_unrun(self, job: Job[Any], state: JobState, result: Error | None = None) -> None:
+    def _end_unrun(self, job: Job[Any], state: JobState, result: Error | None = None) -> bool:
         """End what is scheduled or queued. Takes it out of the counts, not out of the line."""
         job._ended_at = monotonic()
         tally = job._tally
@@ -239,12 +294,14 @@ class Ledger:
             tally.queued -= 1
         if state is CANCELLED:
             tally.cancelled += 1
+        elif state is TIMED_OUT:
+            tally.timed_out += 1
         else:
             tally.failed += 1
         self.room += 1
         self._one_less()
         self._drop_payload(job, result)
-        self._tell(job, state)
+        return self._tell(job, state)
 
     def _end_refused(self, job: Job[Any], state: JobState, result: Error | None = None) -> None:
         """End what was never let in: it counts nowhere."""
@@ -270,9 +327,7 @@ class Ledger:
         rare = job._rare
         if rare is None:
             return True
-        if rare.alarm is not None:
-            self.clock.clear(rare.alarm)
-            rare.alarm = None
+        self._stop_waiting(rare)
         if rare.callbacks is None:
             return True
         self.calls += callbacks_of(job)

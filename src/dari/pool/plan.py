@@ -7,13 +7,15 @@ from typing import NamedTuple
 
 from dari._kernel.numbers import seconds
 
-__all__ = ["Plan", "finite"]
+__all__ = ["Plan", "finite", "limit"]
 
 
 class Plan(NamedTuple):
     """Shared by all jobs of one view. A job without any such wish has no plan at all."""
 
     delay: float = 0.0
+    queue_timeout: float | None = None
+    timeout: float | None = None
 
 
 def finite(what: str, given: float, above: bool = False) -> float:
@@ -22,3 +24,11 @@ def finite(what: str, given: float, above: bool = False) -> float:
     if number == inf:
         raise ValueError(f"{what} is a finite number of seconds, not {given!r}")
     return number
+
+
+def limit(what: str, given: float | None) -> float | None:
+    """`given` as a number of seconds that must not be exceeded; None, as infinity: there is no such limit."""
+    if given is None:
+        return None
+    number = float(seconds(what, given, above=True))
+    return None if number == inf else number

@@ -26,7 +26,7 @@ from dari.pool.closing import Drained, refuse_to_wait, wait_until_idle, wait_unt
 from dari.pool.desk import Desk
 from dari.pool.job import Job, Rare
 from dari.pool.places import Place, Run
-from dari.pool.plan import Plan, finite
+from dari.pool.plan import Plan, finite, limit
 from dari.pool.process import register
 from dari.pool.workers import Threads
 
@@ -64,16 +64,31 @@ class View:
         self._plan: Final = plan
         self._plain: Final = name is None and plan is None
 
-    def options(self, *, priority: int | None = None, name: str | None = None, delay: float = UNCHANGED) -> View:
+    def options(
+        self,
+        *,
+        priority: int | None = None,
+        name: str | None = None,
+        delay: float = UNCHANGED,
+        queue_timeout: float | None = UNCHANGED,
+        timeout: float | None = UNCHANGED,
+    ) -> View:
         """The same pool, for jobs with these options; what is not given stays as it is here.
 
         `priority`  the lower runs first; without one, a job inherits that of the task or job that hands it in
         `name`      instead of the function's
         `delay`     seconds until it may start; meanwhile it is SCHEDULED, and has its place in the queue
+        `queue_timeout`, `timeout`
+                    seconds that it may be queued, and may run; then it is TIMED_OUT, who waits gets JobTimeout, and
+                    what runs is asked to end and abandoned: its thread counts as a worker until then. None: no limit
         """
         plan = self._plan or Plan()
         if delay is not UNCHANGED:
             plan = plan._replace(delay=finite("a delay", delay))
+        if queue_timeout is not UNCHANGED:
+            plan = plan._replace(queue_timeout=limit("a queue_timeout", queue_timeout))
+        if timeout is not UNCHANGED:
+            plan = plan._replace(timeout=limit("a timeout", timeout))
         return View(
             self._desk,
             self._on_full,
@@ -226,7 +241,8 @@ class Pool(View):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None) -> bool:
         """Take no more jobs; what is queued runs, or is cancelled with `cancel_futures`.
 
-        `wait`: until all have ended and the threads have left, at most `timeout` seconds. Gives whether that is so.
+        `wait`: until all have ended and the threads have left, at most `timeout` seconds; for threads that were
+        abandoned at most `exit_timeout`. Gives whether that is so.
         Jobs that run may hand in others meanwhile, for they may need them to end; not with `cancel_futures`.
         """
         desk = self._desk
@@ -236,7 +252,8 @@ class Pool(View):
         if desk.unfinished:
             refuse_to_wait(desk, "shutdown()")
         elif way_out(task="", loop="") is not None:
-            return True  # idle threads leave at once, by themselves
+            with desk.lock:
+                return not desk.abandoned()  # idle threads leave at once, by themselves
         deadline = None if timeout is None else monotonic() + timeout
         with desk.lock:
             threads = self._crew.threads()
@@ -246,7 +263,11 @@ class Pool(View):
             threads += self._crew.threads()
             if desk.clock.thread is not None:
                 threads.append(desk.clock.thread)
-        return wait_until_left(threads, None if deadline is None else max(0.0, deadline - monotonic()))
+            abandoned = desk.abandoned()
+        left = None if deadline is None else max(0.0, deadline - monotonic())
+        if abandoned:
+            left = desk.exit_timeout if left is None else min(left, desk.exit_timeout)
+        return wait_until_left(threads, left)
 
     def __enter__(self) -> Self:
         return self

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["PoolStats", "PriorityStats", "Tally"]
 
 _SAMPLES = 1024
-_COUNTS = ("scheduled", "queued", "running", "completed", "failed", "cancelled")
+_COUNTS = ("scheduled", "queued", "running", "completed", "failed", "cancelled", "timed_out")
 
 
 class PriorityStats(NamedTuple):
@@ -32,6 +32,7 @@ class PriorityStats(NamedTuple):
     completed: int
     failed: int
     cancelled: int
+    timed_out: int
     wait: Percentiles
     run: Percentiles
     longest_wait: float
@@ -43,6 +44,8 @@ class PoolStats(NamedTuple):
 
     workers: int
     idle: int
+    abandoned: int
+    """Threads among the workers that still run a job which has run out of its time."""
     priorities: Mapping[int, PriorityStats]
 
     @property
@@ -69,6 +72,10 @@ class PoolStats(NamedTuple):
     def cancelled(self) -> int:
         return sum(each.cancelled for each in self.priorities.values())
 
+    @property
+    def timed_out(self) -> int:
+        return sum(each.timed_out for each in self.priorities.values())
+
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [
             ("priority", *_COUNTS, "wait p50/p95/p99", "run p50/p95/p99"),
@@ -77,7 +84,7 @@ class PoolStats(NamedTuple):
             rows.append(
                 (named(priority), *[str(getattr(each, count)) for count in _COUNTS], str(each.wait), str(each.run))
             )
-        return f"{self.workers} workers, {self.idle} idle\n{table(rows)}"
+        return f"{self.workers} workers, {self.idle} idle, {self.abandoned} abandoned\n{table(rows)}"
 
 
 @final
@@ -92,10 +99,12 @@ class Tally:
     completed: int
     failed: int
     cancelled: int
+    timed_out: int
 
     def __init__(self, priority: int) -> None:
         self.priority = priority
-        self.scheduled = self.queued = self.running = self.completed = self.failed = self.cancelled = 0
+        self.scheduled = self.queued = self.running = self.completed = self.failed = 0
+        self.cancelled = self.timed_out = 0
         self.longest_wait = 0.0
         self.waits: deque[float] = deque(maxlen=_SAMPLES)
         self.runs: deque[float] = deque(maxlen=_SAMPLES)
@@ -109,11 +118,12 @@ class Tally:
             self.completed,
             self.failed,
             self.cancelled,
+            self.timed_out,
             Percentiles.of(self.waits),
             Percentiles.of(self.runs),
             max(self.longest_wait, head_waits),
         )
 
 
-def frozen(workers: int, idle: int, priorities: dict[int, PriorityStats]) -> PoolStats:
-    return PoolStats(workers, idle, MappingProxyType(dict(sorted(priorities.items()))))
+def frozen(workers: int, idle: int, abandoned: int, priorities: dict[int, PriorityStats]) -> PoolStats:
+    return PoolStats(workers, idle, abandoned, MappingProxyType(dict(sorted(priorities.items()))))
