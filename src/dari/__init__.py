@@ -101,6 +101,7 @@ __all__ = [
     "QueueEmpty",
     "QueueFull",
     "QueueShutDown",
+    "Retry",
     "Scheduler",
     "SchedulerClosed",
     "SchedulerFull",
@@ -147,7 +148,7 @@ if TYPE_CHECKING:
 
     from dari.daemon import Context, Daemon
     from dari.pipeline import Pipeline
-    from dari.pool import Job, JobState, Pool, PoolStats, current_job
+    from dari.pool import Job, JobState, Pool, PoolStats, Retry, current_job
     from dari.resources import enter
     from dari.scheduler import Scheduler, SchedulerStats, all_tasks, arun, create_task, run
     from dari.tracing import TaskTimes
@@ -160,6 +161,7 @@ else:  # hidden from the checkers, who would believe that every name exists
         "Pipeline": "dari.pipeline",
         "Pool": "dari.pool",
         "PoolStats": "dari.pool",
+        "Retry": "dari.pool",
         "Scheduler": "dari.scheduler",
         "SchedulerStats": "dari.scheduler",
         "TaskTimes": "dari.tracing",

@@ -132,3 +132,12 @@ def pipelines(pool: dari.Pool, queue: dari.Queue[int]) -> dari.Steps[None]:
 async def looping() -> None:
     async for batch in dari.Pipeline("abc").batch(2):
         assert_type(batch, list[str])
+
+
+def retries(pool: dari.Pool, policy: dari.Retry) -> dari.Steps[None]:
+    view = pool.options(delay=1, queue_timeout=2, timeout=None, retry=dari.Retry(2, on=(OSError, ValueError)))
+    assert_type(view.submit(len, "x"), dari.Job[int])
+    text = yield from policy.run(child, 1)
+    assert_type(text, str)
+    data = yield from dari.Retry(on=lambda error: "busy" in str(error)).run(coroutine, "x")
+    assert_type(data, bytes)

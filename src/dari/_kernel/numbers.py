@@ -7,9 +7,10 @@ acts as one, be it NumPy's or a Fraction.
 
 from __future__ import annotations
 
+from math import inf
 from operator import index
 
-__all__ = ["moment", "seconds", "whole"]
+__all__ = ["finite", "limit", "moment", "seconds", "whole"]
 
 
 def whole(what: str, given: int, least: int | None = None, otherwise: str = "") -> int:
@@ -34,6 +35,22 @@ def seconds(what: str, given: float, above: bool = False) -> float:
     except TypeError:
         kind = TypeError
     raise kind(f"{what} is a number of seconds{' above 0' if above else ', 0 or more'}, not {given!r}")
+
+
+def finite(what: str, given: float, above: bool = False) -> float:
+    """`given` as a number of seconds after which something will happen."""
+    number = float(seconds(what, given, above))  # a Decimal cannot be added to the clock
+    if number == inf:
+        raise ValueError(f"{what} is a finite number of seconds, not {given!r}")
+    return number
+
+
+def limit(what: str, given: float | None) -> float | None:
+    """`given` as a number of seconds that must not be exceeded; None, as infinity: there is no such limit."""
+    if given is None:
+        return None
+    number = float(seconds(what, given, above=True))
+    return None if number == inf else number
 
 
 def moment(what: str, given: float) -> float:

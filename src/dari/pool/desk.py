@@ -97,7 +97,10 @@ class Desk(Ledger):
             if job._state is not QUEUED:
                 return
             self._claim(job)
-            self._line.left(job._tally.priority)
+            if job._rare is not None and job._rare.attempts is not None:
+                self._line.remove(job._tally.priority, job)  # a mark would stand for it when it is queued again
+            else:
+                self._line.left(job._tally.priority)
             outer, seat.job = seat.job, job
             if outer is not None:
                 seat.below.append(outer)
@@ -128,7 +131,7 @@ class Desk(Ledger):
     def close(self, *, cancel: bool, ask: bool = False) -> None:
         """Let nobody in any more. `cancel` ends what is queued; `ask` leaves a request with what runs."""
         with self.lock:
-            self._draining = (self.open or self._draining) and not cancel
+            self.draining = (self.open or self.draining) and not cancel
             self.open = False
             self._refuse_places()
             if cancel:
@@ -179,7 +182,7 @@ class Desk(Ledger):
     def _let_in_anyway(self, job: Job[Any]) -> bool:
         """A worker of the pool never waits for a place: nobody else might free one. Raises PoolClosed."""
         seat = here.seat
-        if seat is not None and seat.keeper is self and (self.open or self._draining):
+        if seat is not None and seat.keeper is self and (self.open or self.draining):
             self._enqueue(job)
             return True
         if not self.open:

@@ -29,6 +29,7 @@ from dari.drivers.blocking import refuse_to_block
 from dari.drivers.wakeup import Remote
 from dari.exceptions import Cancelled, JobCancelled, JobTimeout
 from dari.pool.calls import open_gate
+from dari.pool.retry import Attempts
 
 if TYPE_CHECKING:
     from _thread import LockType
@@ -91,11 +92,12 @@ class Keeper(Protocol):
 class Rare:
     """What few jobs have."""
 
-    __slots__ = ("alarm", "callbacks", "cancel_requested", "helpers", "name", "plan", "submitted_at")
+    __slots__ = ("alarm", "attempts", "callbacks", "cancel_requested", "helpers", "name", "plan", "submitted_at")
 
     def __init__(self, name: str | None = None, plan: Plan | None = None) -> None:
         self.name = name
         self.plan: Final = plan
+        self.attempts: Final = None if plan is None or plan.retry is None else Attempts(plan.retry)
         self.submitted_at: float | None = None  # None: when it was queued
         self.alarm: Alarm | None = None  # the only time that its state waits for
         self.helpers: list[Callable[[], object]] = []  # workers that would run it if it were queued
@@ -198,8 +200,8 @@ class Job(Remote[T_co]):
 
     @property
     def attempt(self) -> int:
-        """Which run of the job this is, from 1."""
-        return 1
+        """Which run of the job this is, or is to be, from 1."""
+        return 1 if self._rare is None or self._rare.attempts is None else self._rare.attempts.number
 
     @property
     def submitted_at(self) -> float | None:
@@ -326,14 +328,17 @@ class Job(Remote[T_co]):
         return Error(self.cancelled_error()) if outcome is None else outcome
 
     def _timeout_error(self) -> JobTimeout:
-        assert self._rare is not None
-        assert self._rare.plan is not None
-        plan = self._rare.plan
+        rare = self._rare
+        assert rare is not None
+        assert rare.plan is not None
         if self.started_at is None:
-            return JobTimeout(
-                f"job {self.id} {self.name!r} was not started within its queue_timeout of {plan.queue_timeout} seconds"
-            )
-        return JobTimeout(f"job {self.id} {self.name!r} took longer than its timeout of {plan.timeout} seconds")
+            why = f"was not started within its queue_timeout of {rare.plan.queue_timeout} seconds"
+        else:
+            why = f"took longer than its timeout of {rare.plan.timeout} seconds"
+        error = JobTimeout(f"job {self.id} {self.name!r} {why}")
+        if rare.attempts is not None:
+            rare.attempts.tell_earlier(error)
+        return error
 
     def _wait(self, call: str, timeout: float | None) -> None:
         if timeout is None or timeout > 0:
@@ -401,11 +406,16 @@ def current_job() -> Job[Any]:
 def run(job: Job[Any]) -> JobState:
     """Make the job's call, here and now; gives the state that it is to end in. The payload is free afterwards.
 
+    SCHEDULED: it failed, and its policy wants another attempt; the payload stays for that.
+
     Whatever the call raises fails this job and nothing else: SystemExit and KeyboardInterrupt too.
     """
     fn, args, context = cast("Callable[..., Any]", job._fn), job._args, job._context
     assert args is not None
     assert context is not None
+    attempts = None if job._rare is None else job._rare.attempts
+    if attempts is not None:
+        context = context.copy()  # what one attempt sets is not seen by the next
     try:
         job._result = context.run(fn, *args)
         state = COMPLETED
@@ -420,8 +430,11 @@ def run(job: Job[Any]) -> JobState:
     except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the job
         job._result = Error(error.with_traceback(_without_this_frame(error)))
         state = FAILED
-    job._fn = name_of(fn)
-    job._args = job._context = None
+    if state is FAILED and attempts is not None and attempts.failed(job._result.error, monotonic()):
+        state = SCHEDULED
+    else:
+        job._fn = name_of(fn)
+        job._args = job._context = None
     del job, fn, args, context  # the frames in an error's traceback keep this one, by `f_back`: no cycle with the job
     return state
 

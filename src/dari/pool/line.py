@@ -63,6 +63,15 @@ class Line(Generic[T]):
             self._left[priority] = 0
         self._trim(priority)
 
+    def remove(self, priority: int, item: T) -> None:
+        """Take it out, wherever it stands: for those that may come back. A search, so not for everybody."""
+        lane = self._lanes.lane(priority)
+        lane.remove(item)
+        if priority in self._left:
+            self._trim(priority)
+        else:
+            self._lanes.tidy(lane)
+
     def _trim(self, priority: int) -> None:
         lane = self._lanes.lane(priority)
         marks = self._left[priority]

@@ -1,13 +1,13 @@
-"""What `options` ask of a job's time. Nothing but these wishes, checked where they are given."""
+"""What `options` ask of a job's time. Nothing but these wishes."""
 
 from __future__ import annotations
 
-from math import inf
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from dari._kernel.numbers import seconds
+if TYPE_CHECKING:
+    from dari.pool.retry import Retry
 
-__all__ = ["Plan", "finite", "limit"]
+__all__ = ["Plan"]
 
 
 class Plan(NamedTuple):
@@ -16,19 +16,4 @@ class Plan(NamedTuple):
     delay: float = 0.0
     queue_timeout: float | None = None
     timeout: float | None = None
-
-
-def finite(what: str, given: float, above: bool = False) -> float:
-    """`given` as a number of seconds after which something will happen."""
-    number = float(seconds(what, given, above))  # a Decimal cannot be added to the clock
-    if number == inf:
-        raise ValueError(f"{what} is a finite number of seconds, not {given!r}")
-    return number
-
-
-def limit(what: str, given: float | None) -> float | None:
-    """`given` as a number of seconds that must not be exceeded; None, as infinity: there is no such limit."""
-    if given is None:
-        return None
-    number = float(seconds(what, given, above=True))
-    return None if number == inf else number
+    retry: Retry | None = None

@@ -16,7 +16,7 @@ from operator import index
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, Self, TypeVar, final
 
-from dari._kernel.numbers import whole
+from dari._kernel.numbers import finite, limit, whole
 from dari._kernel.outcome import Error
 from dari._kernel.scope import CancelScope
 from dari._kernel.world import chain_priority, world
@@ -26,8 +26,9 @@ from dari.pool.closing import Drained, refuse_to_wait, wait_until_idle, wait_unt
 from dari.pool.desk import Desk
 from dari.pool.job import Job, Rare
 from dari.pool.places import Place, Run
-from dari.pool.plan import Plan, finite, limit
+from dari.pool.plan import Plan
 from dari.pool.process import register
+from dari.pool.retry import Retry
 from dari.pool.workers import Threads
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class View:
         delay: float = UNCHANGED,
         queue_timeout: float | None = UNCHANGED,
         timeout: float | None = UNCHANGED,
+        retry: Retry | None = UNCHANGED,
     ) -> View:
         """The same pool, for jobs with these options; what is not given stays as it is here.
 
@@ -81,6 +83,7 @@ class View:
         `queue_timeout`, `timeout`
                     seconds that it may be queued, and may run; then it is TIMED_OUT, who waits gets JobTimeout, and
                     what runs is asked to end and abandoned: its thread counts as a worker until then. None: no limit
+        `retry`     a `Retry`, by which it is tried again when it fails; None: it is not
         """
         plan = self._plan or Plan()
         if delay is not UNCHANGED:
@@ -89,6 +92,10 @@ class View:
             plan = plan._replace(queue_timeout=limit("a queue_timeout", queue_timeout))
         if timeout is not UNCHANGED:
             plan = plan._replace(timeout=limit("a timeout", timeout))
+        if retry is not UNCHANGED:
+            if retry is not None and not isinstance(retry, Retry):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"retry is a dari.Retry, or None, not {retry!r}")
+            plan = plan._replace(retry=retry)
         return View(
             self._desk,
             self._on_full,

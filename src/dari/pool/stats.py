@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["PoolStats", "PriorityStats", "Tally"]
 
 _SAMPLES = 1024
-_COUNTS = ("scheduled", "queued", "running", "completed", "failed", "cancelled", "timed_out")
+_COUNTS = ("scheduled", "queued", "running", "completed", "failed", "retried", "cancelled", "timed_out")
 
 
 class PriorityStats(NamedTuple):
@@ -31,6 +31,8 @@ class PriorityStats(NamedTuple):
     running: int
     completed: int
     failed: int
+    retried: int
+    """Attempts that failed and were followed by another."""
     cancelled: int
     timed_out: int
     wait: Percentiles
@@ -73,6 +75,10 @@ class PoolStats(NamedTuple):
         return sum(each.cancelled for each in self.priorities.values())
 
     @property
+    def retried(self) -> int:
+        return sum(each.retried for each in self.priorities.values())
+
+    @property
     def timed_out(self) -> int:
         return sum(each.timed_out for each in self.priorities.values())
 
@@ -98,13 +104,14 @@ class Tally:
     running: int
     completed: int
     failed: int
+    retried: int
     cancelled: int
     timed_out: int
 
     def __init__(self, priority: int) -> None:
         self.priority = priority
         self.scheduled = self.queued = self.running = self.completed = self.failed = 0
-        self.cancelled = self.timed_out = 0
+        self.retried = self.cancelled = self.timed_out = 0
         self.longest_wait = 0.0
         self.waits: deque[float] = deque(maxlen=_SAMPLES)
         self.runs: deque[float] = deque(maxlen=_SAMPLES)
@@ -117,6 +124,7 @@ class Tally:
             self.running,
             self.completed,
             self.failed,
+            self.retried,
             self.cancelled,
             self.timed_out,
             Percentiles.of(self.waits),
