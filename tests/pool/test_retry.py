@@ -111,6 +111,24 @@ def test_a_function_that_fails_ends_the_retries(one):
     )
 
 
+def test_nothing_that_users_made_of_their_errors_harms_the_worker(one):
+    """A function that exits, a repr that fails, notes that are none: the job fails, its worker goes on."""
+
+    class OddError(ValueError):
+        __notes__ = 3
+
+        def __repr__(self):
+            raise SystemExit
+
+    def leave(_):
+        raise SystemExit
+
+    for policy in (Retry(on=leave), AT_ONCE):
+        with pytest.raises(OddError):
+            one.options(retry=policy).submit(Failing(9, OddError)).result(timeout=10)
+    assert (one.submit(pow, 2, 3).result(), one.stats().workers) == (8, 1)
+
+
 def test_no_worker_waits_for_the_next_attempt(one):
     """Others run meanwhile; the job is SCHEDULED, and keeps what it needs."""
     job = one.options(retry=LATER).submit(Failing(9))
@@ -250,6 +268,34 @@ def test_a_job_that_waits_for_one_that_is_tried_again_runs_it(one):
     assert one.submit(outer).result(timeout=10) == 3
     assert one.join(10)
     assert call.calls == 3
+
+
+def test_what_a_waiting_job_ran_inline_stands_in_the_queue_once(make_pool, gate):
+    """Queued again, it is taken by one worker, not by two at once."""
+    pool = make_pool(2)
+    gate.hold(pool)
+    inner, second, calls = [], threading.Event(), []
+
+    def work():
+        calls.append(1)
+        if len(calls) == 1:
+            raise ValueError("no")
+        assert second.wait(10)
+
+    def outer():
+        pool.submit(int)  # stands before it
+        inner.append(pool.options(retry=Retry(wait_initial=0.01, wait_jitter=0)).submit(work))
+        with pytest.raises(TimeoutError):
+            inner[0].result(timeout=0.001)  # the first attempt
+        until(lambda: inner[0].state is JobState.QUEUED)
+
+    pool.submit(outer).result(timeout=10)
+    until(lambda: len(calls) == 2)
+    gate.open()
+    pool.submit(int).result(timeout=10)  # by the other worker, which looked at all that stood before
+    assert len(calls) == 2
+    second.set()
+    assert inner[0].result(timeout=10) is None
 
 
 def test_the_wait_grows_by_powers_of_two_with_jitter():

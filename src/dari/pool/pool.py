@@ -13,7 +13,7 @@ from contextvars import copy_context
 from functools import partial
 from itertools import count
 from operator import index
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, Self, TypeVar, final
 
 from dari._kernel.numbers import finite, limit, whole
@@ -266,6 +266,8 @@ class Pool(View):
             threads = self._crew.threads()
         if not wait_until_idle(desk, timeout):
             return False
+        while self._crew.starting() and (deadline is None or monotonic() < deadline):
+            sleep(0.0005)  # another thread is about to start a worker, in vain: it can be joined soon
         with desk.lock:
             threads += self._crew.threads()
             if desk.clock.thread is not None:

@@ -120,8 +120,8 @@ class Attempts:
         self.tell_earlier(error)
         try:
             wait = self.policy.wait_after(self.number, error, now - self.began)
-        except Exception as broken:  # noqa: BLE001 - `on` is a function of users
-            error.add_note(f"it was not tried again, for asking that failed: {broken!r}")
+        except BaseException as broken:  # noqa: BLE001 - `on` is a function of users, and must not harm the worker
+            _note(error, f"it was not tried again, for asking that failed: {_told(broken)}")
             return False
         if wait is None:
             return False
@@ -130,10 +130,8 @@ class Attempts:
         return True
 
     def tell_earlier(self, error: BaseException) -> None:
-        known: list[str] = getattr(error, "__notes__", [])
         for note in self._earlier:
-            if note not in known:  # the same exception may be raised each time
-                error.add_note(note)
+            _note(error, note)
 
 
 def _are_exceptions(on: Any) -> bool:
@@ -141,10 +139,18 @@ def _are_exceptions(on: Any) -> bool:
     return all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds)
 
 
+def _note(error: BaseException, note: str) -> None:
+    try:
+        if note not in getattr(error, "__notes__", ()):  # the same exception may be raised each time
+            error.add_note(note)
+    except Exception:  # noqa: BLE001 - `__notes__` is whatever users make of it
+        pass
+
+
 def _told(error: BaseException) -> str:
     try:
         return repr(error)
-    except Exception:  # noqa: BLE001 - a `__repr__` of users
+    except BaseException:  # noqa: BLE001 - a `__repr__` of users
         return f"<{type(error).__name__}, which has no repr>"
 
 

@@ -81,6 +81,11 @@ class Threads:
     def threads(self) -> list[Thread]:
         return [worker.thread for worker in self._seats if worker.thread is not None]
 
+    def starting(self) -> bool:
+        """Is there a worker whose thread is not there yet?"""
+        with self.desk.lock:
+            return any(worker.thread is None for worker in self._seats)
+
     def forked(self) -> None:
         """In the child of a fork there are no workers."""
         self._seats = {}
