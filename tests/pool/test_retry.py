@@ -11,6 +11,7 @@ import weakref
 from contextvars import ContextVar
 
 import pytest
+import trio
 
 import dari
 from dari import testing
@@ -393,6 +394,44 @@ def test_a_coroutine_of_asyncio_awaits_the_attempts():
         return await AT_ONCE.run(fetch)
 
     assert asyncio.run(main()) == "yes"
+
+
+def test_a_task_that_is_tried_again_inherits_from_who_waits():
+    """Context variables and priority, in every attempt."""
+    name = ContextVar("name", default="nobody")
+    seen = []
+
+    def fetch():
+        seen.append((name.get(), dari.current_task().priority))
+        yield
+        if len(seen) < 2:
+            raise OSError
+
+    def main():
+        name.set("who waits")
+        with dari.priority(-1):
+            yield AT_ONCE.run(fetch)
+
+    dari.run(main)
+
+    assert seen == [("who waits", -1)] * 2
+
+
+def test_a_coroutine_of_trio_awaits_it():
+    """As in asyncio."""
+    calls = []
+
+    def fetch():
+        yield
+        calls.append(1)
+        if len(calls) < 2:
+            raise OSError
+        return "yes"
+
+    async def main():
+        return await AT_ONCE.run(fetch)
+
+    assert trio.run(main) == "yes"
 
 
 @pytest.mark.parametrize(

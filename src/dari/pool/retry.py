@@ -167,7 +167,10 @@ class _Run(Operation[T_co]):
         return f"retry.run({self._main!r})"
 
     def begin(self, task: Any) -> None:
-        tries: Task[Any] = task.kernel.create_task(_tries, (self._policy, self._main, self._args))
+        # In the context of the task, as all that it starts.
+        tries: Task[Any] = task._context.run(
+            task.kernel.create_task, _tries, (self._policy, self._main, self._args), None, repr(self)
+        )
         tries.begin(task)
 
 
