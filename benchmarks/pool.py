@@ -4,7 +4,9 @@
 
 `burst`      20 000 no-op jobs handed in, then all results
 `ping-pong`  one job handed in, its result, the next: 5 000 times
+`executor`   the burst, by `pool.as_executor()`
 `asyncio`    64 coroutines, each waiting for one no-op after the other: 10 000 in all; `run_in_executor` beside
+`to_thread`  the same with `asyncio.to_thread`, the pool being the loop's default executor; CPython's default beside
 `memory`     bytes per queued job, by tracemalloc; in a fresh round, not timed
 
 Both with their default arguments, but for the bound: 20 000 jobs do not fit into a queue of 1000, and the executor's
@@ -53,6 +55,13 @@ def burst_executor() -> int:
     return BURST
 
 
+def burst_face() -> int:
+    with Pool(max_queue=None) as pool, pool.as_executor() as executor:
+        for future in [executor.submit(no_op) for _ in range(BURST)]:
+            future.result()
+    return BURST
+
+
 def ping_pong_pool() -> int:
     with Pool() as pool:
         for _ in range(PING_PONG):
@@ -94,6 +103,21 @@ def asyncio_executor() -> int:
     return AWAITS
 
 
+def to_thread(face: bool) -> int:
+    async def waiter() -> None:
+        for _ in range(AWAITS // WAITERS):
+            await asyncio.to_thread(no_op)
+
+    async def main() -> None:
+        async with Pool() as pool:
+            if face:
+                asyncio.get_running_loop().set_default_executor(pool.as_executor())
+            await asyncio.gather(*[waiter() for _ in range(WAITERS)])
+
+    asyncio.run(main())
+    return AWAITS
+
+
 def bytes_per_job(submit: Callable[[Callable[[], object]], object], jobs: int = 10_000) -> float:
     """The gate holds every worker, so all the jobs stay queued."""
     gate = threading.Event()
@@ -120,7 +144,9 @@ def main() -> None:
     pairs: dict[str, tuple[Callable[[], int], Callable[[], int]]] = {
         "burst": (burst_pool, burst_executor),
         "ping-pong": (ping_pong_pool, ping_pong_executor),
+        "executor": (burst_face, burst_executor),
         "asyncio": (asyncio_pool, asyncio_executor),
+        "to_thread": (partial(to_thread, True), partial(to_thread, False)),
     }
     rates = interleaved(
         {(name, run): partial(per_second, run) for name, runs in pairs.items() for run in runs},

@@ -138,6 +138,7 @@ __all__ = [
     "sleep_until",
     "timeout",
     "timeout_at",
+    "to_thread",
     "wait",
     "wait_readable",
     "wait_writable",
@@ -148,7 +149,7 @@ if TYPE_CHECKING:
 
     from dari.daemon import Context, Daemon
     from dari.pipeline import Pipeline
-    from dari.pool import Job, JobState, Pool, PoolStats, Retry, current_job
+    from dari.pool import Job, JobState, Pool, PoolStats, Retry, current_job, to_thread
     from dari.resources import enter
     from dari.scheduler import Scheduler, SchedulerStats, all_tasks, arun, create_task, run
     from dari.tracing import TaskTimes
@@ -171,6 +172,7 @@ else:  # hidden from the checkers, who would believe that every name exists
         "current_job": "dari.pool",
         "enter": "dari.resources",
         "run": "dari.scheduler",
+        "to_thread": "dari.pool",
     }
 
     def __getattr__(name: str) -> Any:

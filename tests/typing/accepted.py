@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, assert_type
 
@@ -129,6 +130,10 @@ def pipelines(pool: dari.Pool, queue: dari.Queue[int]) -> dari.Steps[None]:
     yield from letters.for_each(coroutine)
 
 
+async def threads() -> None:
+    assert_type(await dari.to_thread(int, "ff", base=16), int)
+
+
 async def looping() -> None:
     async for batch in dari.Pipeline("abc").batch(2):
         assert_type(batch, list[str])
@@ -141,3 +146,8 @@ def retries(pool: dari.Pool, policy: dari.Retry) -> dari.Steps[None]:
     assert_type(text, str)
     data = yield from dari.Retry(on=lambda error: "busy" in str(error)).run(coroutine, "x")
     assert_type(data, bytes)
+
+
+def pools(pool: dari.Pool) -> None:
+    assert_type(pool.as_executor().submit(len, "text"), Future[int])
+    assert_type(pool.options(priority=1).as_executor().submit(str, 1).result(), str)

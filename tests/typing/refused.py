@@ -18,6 +18,7 @@ dari.run(work, "text")  # error
 number: int = dari.run(work, 1)  # error
 dari.run(work)  # error
 dari.sleep("soon")  # error
+dari.to_thread(work, "text")  # error
 dari.all_tasks(work)  # error
 dari.enter(suppress(KeyError))  # error
 dari.anext([1, 2])  # error

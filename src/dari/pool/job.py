@@ -41,7 +41,19 @@ if TYPE_CHECKING:
     from dari.pool.plan import Plan
     from dari.pool.stats import Tally
 
-__all__ = ["ENDED", "Job", "JobState", "Seat", "Waiters", "callbacks_of", "current_job", "here", "name_of", "run"]
+__all__ = [
+    "ENDED",
+    "Job",
+    "JobState",
+    "Listener",
+    "Seat",
+    "Waiters",
+    "callbacks_of",
+    "current_job",
+    "here",
+    "name_of",
+    "run",
+]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -109,6 +121,16 @@ class Waiters(list["Callable[[], object]"]):
     """More than one call. (A class of its own, so that it is told from a list that can be called.)"""
 
     __slots__ = ()
+
+
+class Listener:
+    """A waiter that may call callbacks of users."""
+
+    loud = False
+    """Does it? Then it is called as they are: before the worker takes another job. Written under the pool's lock."""
+
+    def __call__(self) -> None:
+        raise NotImplementedError
 
 
 class Seat:

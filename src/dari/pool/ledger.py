@@ -27,6 +27,7 @@ from dari.pool.job import (
     TIMED_OUT,
     Job,
     JobState,
+    Listener,
     Rare,
     Waiters,
     callbacks_of,
@@ -344,17 +345,20 @@ class Ledger:
         job._state = state
         waiters = job._waiters
         job._waiters = ENDED
+        quiet = True
         if waiters is not None:
             if isinstance(waiters, Waiters):
                 self.calls += waiters
+                quiet = not any(isinstance(call, Listener) and call.loud for call in waiters)
             elif not isinstance(waiters, tuple):
                 self.calls.append(waiters)
+                quiet = not (isinstance(waiters, Listener) and waiters.loud)
         rare = job._rare
         if rare is None:
-            return True
+            return quiet
         self._stop_waiting(rare)
         if rare.callbacks is None:
-            return True
+            return quiet
         self.calls += callbacks_of(job)
         return False
 

@@ -33,6 +33,7 @@ from dari.pool.workers import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import ThreadPoolExecutor
     from types import TracebackType
 
     from dari._kernel.contract import Operation
@@ -128,6 +129,15 @@ class View:
         Cancelled, it cancels the job, and waits for its real end.
         """
         return Run(Place(self._desk, self._job(fn, args, kwargs)))
+
+    def as_executor(self) -> ThreadPoolExecutor:
+        """The same pool as an executor of `concurrent.futures`; `loop.set_default_executor` takes it.
+
+        Its jobs have this view's options. Shutting it down, it takes no more jobs, and the pool goes on.
+        """
+        from dari.pool.executor import Face  # loads concurrent.futures
+
+        return Face(self)
 
     def _job(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job[T]:
         # No `__init__`: a call of Python code costs a tenth of what the whole submit does (benchmarks/pool.py).
