@@ -126,11 +126,12 @@ def test_an_error_of_entering_comes_at_the_yield(host):
 
 def test_a_cancel_leaves_it_by_the_host_s_cancel(host):
     """After the task's own cleanup, which may still use it."""
-    log = []
+    log, entered = [], dari.Event()
 
     def plan():
         yield dari.enter(Resource(log))
         try:
+            entered.set()
             yield dari.sleep(60)
         finally:
             with dari.CancelScope(shield=True):
@@ -140,7 +141,7 @@ def test_a_cancel_leaves_it_by_the_host_s_cancel(host):
     async def main():
         async with dari.Scheduler() as scheduler:
             task = scheduler.create_task(plan)
-            await anyio.sleep(0.005)
+            await entered.wait()
             scheduler.cancel()
         return task.cancelled()
 
@@ -171,12 +172,18 @@ def test_a_manager_that_lets_itself_be_entered_in_spite_of_a_cancel_is_left(host
     """The task is cancelled, and nothing stays open."""
     log = []
 
+    scope = dari.move_on_after(0.003)
+
     async def stubborn(delay):
-        with anyio.CancelScope(shield=True), contextlib.suppress(asyncio.CancelledError):
-            await anyio.sleep(delay * 6)
+        with anyio.CancelScope(shield=True):
+            while not scope.cancel_called:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await anyio.sleep(delay)
+            with contextlib.suppress(asyncio.CancelledError):
+                await anyio.sleep(delay)  # and what has been cancelled hears of it
 
     def plan():
-        with dari.move_on_after(0.003) as scope:
+        with scope:
             yield dari.enter(Resource(log, wait=stubborn))
         return scope.cancelled_caught
 
@@ -229,11 +236,12 @@ def test_a_task_group_of_the_host_is_entered_and_left_in_one_task(host):
 
 def test_a_second_cancel_cuts_the_exit_short(host):
     """Who cancels a task that is leaving cancels the leaving."""
-    log = []
+    log, leaving = [], dari.Event()
 
     @contextlib.asynccontextmanager
     async def slow():
         yield "slow"
+        leaving.set()
         try:
             await anyio.sleep(60)
         finally:
@@ -245,7 +253,7 @@ def test_a_second_cancel_cuts_the_exit_short(host):
     async def main():
         async with dari.Scheduler() as scheduler:
             task = scheduler.create_task(plan)
-            await anyio.sleep(0.005)
+            await leaving.wait()
             assert not task.done()
             task.cancel()
         return task.done()

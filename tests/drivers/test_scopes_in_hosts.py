@@ -158,7 +158,7 @@ def test_a_scope_around_await_task_ends_the_generator_first(host):
 
     async def main():
         log = []
-        with dari.move_on_after(0.005):
+        with dari.move_on_after(0.05):
             await dari.arun(child, 60, log)
         return log
 
@@ -170,7 +170,7 @@ def test_a_scope_of_anyio_around_await_task(host):
 
     async def main():
         log = []
-        with anyio.move_on_after(0.005) as scope:
+        with anyio.move_on_after(0.05) as scope:
             await dari.arun(child, 60, log)
         with pytest.raises(TimeoutError), anyio.fail_after(0.005):
             await dari.Event().wait()
@@ -226,13 +226,13 @@ def test_a_child_that_fails_cancels_the_others_and_the_body(host, body):
         with pytest.raises(ExceptionGroup) as caught:
             async with dari.TaskGroup() as group:
                 group.create_task(child, 60, log)
-                group.create_task(child, 0.002, log, ValueError("first"))
+                group.create_task(child, 0.02, log, ValueError("first"))
                 if body == "waits":
                     await anyio.sleep(60)
         assert [repr(error) for error in caught.value.exceptions] == ["ValueError('first')"]
         return sorted(log)
 
-    assert host(main) == [0.002, 60]
+    assert host(main) == [0.02, 60]
 
 
 def test_an_error_of_the_body_cancels_the_children(host):
@@ -243,7 +243,7 @@ def test_an_error_of_the_body_cancels_the_children(host):
         with pytest.raises(ExceptionGroup) as caught:
             async with dari.TaskGroup() as group:
                 group.create_task(child, 60, log)
-                await anyio.sleep(0.002)
+                await anyio.sleep(0.02)
                 raise KeyError("body")
         assert [repr(error) for error in caught.value.exceptions] == ["KeyError('body')"]
         return log
@@ -257,10 +257,10 @@ def test_a_scope_around_a_group_ends_its_children_first(host, around):
 
     async def main():
         log = []
-        with around(0.004) as scope:
+        with around(0.05) as scope:
             async with dari.TaskGroup() as group:
                 group.create_task(child, 60, log)
-        with around(0.004):
+        with around(0.05):
             async with dari.TaskGroup() as group:
                 group.create_task(child, 61, log)
                 await anyio.sleep(60)
@@ -276,7 +276,7 @@ def test_group_cancel_leaves_the_block_without_an_error(host):
         log = []
         async with dari.TaskGroup() as group:
             group.create_task(child, 60, log)
-            await anyio.sleep(0.002)
+            await anyio.sleep(0.02)
             group.cancel()
             await anyio.sleep(60)
         return log
@@ -294,7 +294,7 @@ def test_plain_with_and_join(host):
             await group.join()
         with pytest.raises(RuntimeError, match=r"group\.join\(\)"), dari.TaskGroup() as group:
             left = group.create_task(child, 60, log)
-            await anyio.sleep(0.002)
+            await anyio.sleep(0.02)
         with pytest.raises(dari.TaskCancelledError):
             await left
         return first.done(), log
@@ -314,7 +314,7 @@ def test_what_a_child_left_behind_raises_is_logged(host, caplog):
     async def main():
         with pytest.raises(RuntimeError, match="join"), dari.TaskGroup() as group:
             left = group.create_task(stubborn)
-            await anyio.sleep(0.002)
+            await anyio.sleep(0.02)
         with pytest.raises(ValueError, match="left behind"):
             await left
 
@@ -347,12 +347,12 @@ def test_a_plain_cancel_of_asyncio_ends_the_children_first(loop_factory):
     async def main():
         log = []
         task = asyncio.create_task(works(log))
-        await asyncio.sleep(0.004)
+        await asyncio.sleep(0.02)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         try:
-            async with asyncio.timeout(0.004):
+            async with asyncio.timeout(0.02):
                 async with dari.TaskGroup() as group:
                     group.create_task(child, 61, log)
         except TimeoutError:
@@ -370,7 +370,7 @@ def test_a_plain_cancel_while_a_failed_body_waits_for_the_children(loop_factory)
         with dari.move_on_after(60):
             async with dari.TaskGroup() as group:
                 group.create_task(child, 60, log)
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(0.02)
                 asyncio.get_running_loop().call_soon(asyncio.current_task().cancel)
                 raise ValueError("of the body")
 
