@@ -15,7 +15,6 @@ from dari._kernel.outcome import Value
 from dari._kernel.scope import current_member
 from dari._kernel.sources import close_unbegun
 from dari._kernel.task import Task
-from dari._kernel.world import world
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator
@@ -200,10 +199,10 @@ class Host(Operation[T_co]):
     def dropped(self) -> None:
         close_unbegun(self._awaitable)
 
-    def __await__(self) -> Generator[Any, Any, T_co]:
-        if world.kernel is None and hasattr(self._awaitable, "__await__"):  # a future of concurrent.futures has none
+    def _outside(self) -> Generator[Any, Any, T_co]:
+        if hasattr(self._awaitable, "__await__"):
             return self._awaitable.__await__()
-        return super().__await__()
+        return super()._outside()  # a future of concurrent.futures has none
 
 
 @final

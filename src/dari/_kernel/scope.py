@@ -317,7 +317,7 @@ class Timeout(CancelScope):
 
     __slots__ = ()
 
-    def __exit__(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __exit__(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride] - see above
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         caught = super().__exit__(kind, error, traceback)
@@ -326,7 +326,7 @@ class Timeout(CancelScope):
             raise TimeoutError(how) from error
         return caught
 
-    async def __aexit__(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+    async def __aexit__(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride] - see above
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         return self.__exit__(kind, error, traceback)

@@ -103,7 +103,7 @@ class AsyncioGuest:
         if asyncio.isfuture(foreign):
             return AsyncioFuture(foreign)
         if hasattr(type(foreign), "__await__"):
-            return AsyncioAwaitable(foreign)  # type: ignore[arg-type]
+            return AsyncioAwaitable(foreign)  # type: ignore[arg-type] # it has `__await__`
         return remote_of(foreign)
 
     def home(self) -> object:

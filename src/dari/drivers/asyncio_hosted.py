@@ -168,4 +168,4 @@ def _is_ending(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def step_as_host_task(coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-    return (yield AsyncioAwaitable(coroutine))  # type: ignore[no-any-return]
+    return (yield AsyncioAwaitable(coroutine))  # type: ignore[no-any-return] # a `yield` has no type

@@ -102,7 +102,7 @@ class TrioGuest:
                 f"{foreign!r} came from inside of foreign code: yield the coroutine itself, or dari.host(coroutine)"
             )
         if isinstance(foreign, CoroutineType) or hasattr(type(foreign), "__await__"):
-            return TrioAwaitable(foreign)  # type: ignore[arg-type]
+            return TrioAwaitable(foreign)  # type: ignore[arg-type] # it has `__await__`
         return remote_of(foreign)
 
     def home(self) -> object:

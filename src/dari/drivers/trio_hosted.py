@@ -69,4 +69,4 @@ runs_for(_run)
 
 
 def step_as_host_task(coroutine: Awaitable[T]) -> Generator[Any, Any, T]:
-    return (yield TrioAwaitable(coroutine))  # type: ignore[no-any-return]
+    return (yield TrioAwaitable(coroutine))  # type: ignore[no-any-return] # a `yield` has no type

@@ -99,7 +99,6 @@ class Clock:
         return alarm
 
     def clear(self, alarm: Alarm) -> None:
-        alarm.job = None  # the entry stays for a while
         self._deadlines.clear(alarm)
         if not self._house.open:
             self.dismiss()

@@ -130,7 +130,7 @@ class Listener:
     """Does it? Then it is called as they are: before the worker takes another job. Written under the pool's lock."""
 
     def __call__(self) -> None:
-        raise NotImplementedError
+        """The job has ended."""
 
 
 class Seat:
