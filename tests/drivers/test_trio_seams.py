@@ -7,7 +7,6 @@ import gc
 import os
 import signal
 import threading
-import time
 import weakref
 from concurrent.futures import Future
 
@@ -18,41 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import dari
 
-
-def spin(steps):
-    for _ in range(steps):
-        yield
-
-
-def spin_until(flag):
-    """Until the flag is set; or so long that the test shows that it never will be."""
-    end = time.monotonic() + 2
-    while not flag and time.monotonic() < end:
-        yield
-
-
-def rest(log, name="ended"):
-    """Waits until it is cancelled, and cleans up slowly."""
-    try:
-        yield dari.Event().wait()
-    finally:
-        with dari.CancelScope(shield=True):
-            yield dari.sleep(0.002)
-            yield from spin(20)
-        log.append(name)
-
-
-async def turns(number):
-    for _ in range(number):
-        await trio.lowlevel.checkpoint()
-
-
-@pytest.fixture(params=["in order", "reversed"])
-def order(request, monkeypatch):
-    """trio shuffles: a pass takes its tasks in order or the other way round. Here each time the same way."""
-    number = 0.9 if request.param == "in order" else 0.1
-    monkeypatch.setattr(trio._core._run._r, "random", lambda: number)
-
+from .trio_tasks import rest, spin, spin_until, turns
 
 # ---- await task ------------------------------------------------------------------------------------------------------
 
@@ -693,18 +658,17 @@ def test_a_cancelled_coroutine_never_hangs_its_first_step():
     def work(log):
         yield coroutine(log)
 
-    async def main(turns, source):
+    async def main(number, source):
         log = []
         async with dari.Scheduler() as scheduler:
             task = scheduler.create_task(source, log)
-            for _ in range(turns):
-                await trio.lowlevel.checkpoint()
+            await turns(number)
             task.cancel()
         return task.done(), log
 
-    for turns in range(5):
+    for number in range(5):
         for source in (work, coroutine):
-            done, log = trio.run(main, turns, source)
+            done, log = trio.run(main, number, source)
             assert done
             assert log in ([], ["begins"], ["begins", "went on"])
     gc.collect()

@@ -8,7 +8,6 @@ import os
 import socket
 import tempfile
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,41 +16,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import dari
 
-
-def spin(steps):
-    for _ in range(steps):
-        yield
-
-
-def spin_until(flag):
-    """Until the flag is set; or so long that the test shows that it never will be."""
-    end = time.monotonic() + 2
-    while not flag and time.monotonic() < end:
-        yield
-
-
-def rest(log, name="ended"):
-    """Waits until it is cancelled, and cleans up slowly."""
-    try:
-        yield dari.Event().wait()
-    finally:
-        with dari.CancelScope(shield=True):
-            yield dari.sleep(0.002)
-            yield from spin(20)
-        log.append(name)
-
-
-async def turns(number):
-    for _ in range(number):
-        await trio.lowlevel.checkpoint()
-
-
-@pytest.fixture(params=["in order", "reversed"])
-def order(request, monkeypatch):
-    """trio shuffles: a pass takes its tasks in order or the other way round. Here each time the same way."""
-    number = 0.9 if request.param == "in order" else 0.1
-    monkeypatch.setattr(trio._core._run._r, "random", lambda: number)
-
+from .trio_tasks import rest, spin, spin_until, turns
 
 # ---- what operations won goes back -----------------------------------------------------------------------------------
 
