@@ -201,3 +201,32 @@ def test_a_yielded_coroutine_is_called_by_its_name_and_fails_with_its_own_frames
 
     assert "fetches() running" in name
     assert frames == ["plan", "fails"]
+
+
+def test_the_end_of_a_loop_looks_over_its_tasks_once(loop_factory, monkeypatch):
+    """However many coroutines end with it: each look takes as long as there are tasks."""
+    looks = []
+    all_tasks = asyncio.all_tasks
+
+    def counted(loop=None):
+        looks.append(loop)
+        return all_tasks(loop)
+
+    def waits():
+        yield asyncio.sleep(60)
+
+    def starts():
+        for _ in range(200):
+            dari.create_task(waits)
+        yield
+
+    async def main():
+        await dari.arun(starts)
+        while len(all_tasks()) < 200:
+            await asyncio.sleep(0)
+        monkeypatch.setattr(asyncio, "all_tasks", counted)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+
+    assert 1 <= len(looks) <= 5

@@ -68,6 +68,7 @@ class AsyncioGuest:
         self._finished: asyncio.Future[None] | None = None
         self._end: Callable[[], object] | None = end  # closes the scheduler
         self._keeper: AsyncGenerator[None, None] | None = None
+        self._ending: bool | None = None  # see `is_ending`
         self._thread = get_ident()
         self.mailbox = Mailbox(self._wake)
         self._slices = Slices(kernel, self.mailbox, max_slice)
@@ -160,6 +161,15 @@ class AsyncioGuest:
         self._end = None  # contexts may keep the guest for long, and shall not keep its scheduler
         self._disarm_timer()
 
+    def is_ending(self) -> bool:
+        """Is every task of the loop being cancelled that is left? So asyncio.run ends, before it comes to ours.
+
+        Looked at once between two slices: it takes as long as there are tasks, and thousands may end together.
+        """
+        if self._ending is None:
+            self._ending = all(task.cancelling() for task in asyncio.all_tasks(self.loop))
+        return self._ending
+
     def start_later(self, start: Callable[[], object]) -> None:
         """Call `start` when the present advance is over."""
         self._slices.starting.append(start)
@@ -171,6 +181,7 @@ class AsyncioGuest:
     def _slice(self) -> None:
         self._armed = True
         self._again = False  # what became ready before the slice is in it
+        self._ending = None
         self._thread = get_ident()  # a loop may be run again on another one
         try:
             need = self._slices.run()

@@ -88,7 +88,7 @@ class AsyncioAwaitable(HostAwaitable[T_co]):
             return False
         if self._host_task is None:
             self.wait = None
-            self.dropped()  # if its task ended before the first step, nobody has begun it
+            self.dropped()
             return True
         self._host_task.cancel()
         return False
@@ -106,7 +106,7 @@ class AsyncioAwaitable(HostAwaitable[T_co]):
             host_task = guest.loop.create_task(coroutine, context=context_in(guest, wait.task._context))
         except Exception as error:  # noqa: BLE001 - of a task factory: the task that waits gets it
             coroutine.close()
-            self.dropped()  # if its task ended before the first step, nobody has begun it
+            self.dropped()
             self._wake(Error(error))
             return
         finally:
@@ -149,7 +149,7 @@ runs_for(_run)
 def _settle(wait: TaskWait, future: asyncio.Future[Any]) -> None:
     error = None if future.cancelled() else future.exception()
     if future.cancelled() or isinstance(error, asyncio.CancelledError):  # a cancelled `gather` has it as its error
-        if not wait.asked and _is_ending(future.get_loop()):
+        if not wait.asked and wait.task.kernel.driver.is_ending():
             wait.task.cancel("its event loop is ending")
         wait.wake_cancelled(TaskCancelledError(f"{future!r} was cancelled"))
         return
@@ -160,11 +160,6 @@ def _settle(wait: TaskWait, future: asyncio.Future[Any]) -> None:
     if traceback is not None and traceback.tb_frame.f_code is _run.__code__:
         error.__traceback__ = traceback.tb_next  # users see their code only
     wait.wake(Error(error))
-
-
-def _is_ending(loop: asyncio.AbstractEventLoop) -> bool:
-    """Is every task being cancelled that is left? So asyncio.run ends, before it comes to our own tasks."""
-    return all(task.cancelling() for task in asyncio.all_tasks(loop))
 
 
 def step_as_host_task(coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
