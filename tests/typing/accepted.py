@@ -151,3 +151,11 @@ def retries(pool: dari.Pool, policy: dari.Retry) -> dari.Steps[None]:
 def pools(pool: dari.Pool) -> None:
     assert_type(pool.as_executor().submit(len, "text"), Future[int])
     assert_type(pool.options(priority=1).as_executor().submit(str, 1).result(), str)
+    for size in pool.map(len, ["text"], max_in_flight=3):
+        assert_type(size, int)
+    assert_type(dari.Pipeline(pool.map(str, [1])), dari.Pipeline[str])
+
+
+def mapping(pool: dari.Pool) -> dari.Steps[None]:
+    maybe = yield from pool.map(len, ["text"]).get(default=None)
+    assert_type(maybe, int | None)

@@ -1,7 +1,7 @@
 """Blocking work, offloaded by priority, and waited for from everywhere. `Pool` is the face; each module says its part.
 
 stats, clock, retry ← plan ← job ← crew, places, line, calls ← ledger (all state) ← desk (one lock) ← workers (threads)
-← closing ← process, executor ← pool ← default
+← closing ← process, executor, flight ← mapping ← pool ← default
 """
 
 from dari.pool.default import to_thread

@@ -20,6 +20,8 @@ __all__ = ["Crew"]
 class Crew(Protocol):
     """An engine, as the desk sees it. Every call comes with the desk's lock held."""
 
+    max_workers: int
+
     def call(self) -> None:
         """A job was queued: let somebody come for it."""
         ...

@@ -25,6 +25,7 @@ from dari.exceptions import QueueFull
 from dari.pool.closing import Drained, refuse_to_wait, wait_until_idle, wait_until_left
 from dari.pool.desk import Desk
 from dari.pool.job import Job, Rare
+from dari.pool.mapping import Mapped
 from dari.pool.places import Place, Run
 from dari.pool.plan import Plan
 from dari.pool.process import register
@@ -32,7 +33,7 @@ from dari.pool.retry import Retry
 from dari.pool.workers import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from concurrent.futures import ThreadPoolExecutor
     from types import TracebackType
 
@@ -129,6 +130,17 @@ class View:
         Cancelled, it cancels the job, and waits for its real end.
         """
         return Run(Place(self._desk, self._job(fn, args, kwargs)))
+
+    def map(
+        self, fn: Callable[..., T], *iterables: Iterable[Any], max_in_flight: int | None = None, ordered: bool = True
+    ) -> Mapped[T]:
+        """`fn` over the items of `iterables`, as `map` does it: for `for`, `async for`, or as a Pipeline's source.
+
+        Begins at once. At most `max_in_flight` (None: two for each worker) are begun and not taken yet; with
+        `ordered=False` they come as they end. The first error ends it; closed or dropped early, it cancels what has
+        not begun.
+        """
+        return Mapped(self, fn, iterables, max_in_flight, ordered)
 
     def as_executor(self) -> ThreadPoolExecutor:
         """The same pool as an executor of `concurrent.futures`; `loop.set_default_executor` takes it.
