@@ -194,10 +194,20 @@ else:  # hidden from the checkers, who would believe that every name exists
 
         return outsider(scope)
 
+    def _ended_jobs(things: tuple[Any, ...]) -> Any:
+        from sys import modules
+
+        if "dari.pool" not in modules:  # there are no jobs
+            return None
+        from dari.pool.flight import ended_jobs
+
+        return ended_jobs(things)
+
     # What is set here and not only named: `await queue.get()` and `with dari.timeout(1)` work in any asyncio or trio
     # program that imports dari. The kernel may not know of schedulers, and a scheduler may never have been touched.
     World.host = staticmethod(_await_outside)
     World.outsider = staticmethod(_outsider)
+    World.ended_jobs = staticmethod(_ended_jobs)
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

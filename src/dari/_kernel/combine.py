@@ -19,6 +19,7 @@ from dari._kernel.outcome import Error, Value
 from dari._kernel.scope import current_member
 from dari._kernel.sources import drop
 from dari._kernel.task import Task
+from dari._kernel.world import world
 from dari.exceptions import TaskCancelledError
 
 if TYPE_CHECKING:
@@ -343,14 +344,20 @@ class _Completed:
             self.ended.append(task)
 
 
-def as_completed(things: Iterable[Any]) -> Iterator[Operation[Any]]:
+def as_completed(things: Iterable[Any]) -> Iterator[Any]:
     """`for next_one in dari.as_completed(tasks): result = yield next_one`: results in the order in which they come.
 
     Each gives the result, or raises the error, of the next one that ends. Takes what `gather` takes, and starts it
     at once; what has not ended when nobody asks any more runs on.
+
+    In a plain thread it takes the jobs of pools, and gives those, in the order in which they end: `job.result()`.
     """
-    task = current_member("as_completed")
     things = tuple(things)
+    if world.kernel is None and world.ended_jobs is not None:
+        jobs: Iterator[Any] | None = world.ended_jobs(things)
+        if jobs is not None:
+            return jobs
+    task = current_member("as_completed")
     if task in things:
         raise RuntimeError(f"{task!r} waits for itself: that would never end")
     completed = _Completed()

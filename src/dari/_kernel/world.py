@@ -21,12 +21,14 @@ class World(_local):
     """The slot. `kernel` is the one whose `advance` is on this thread's stack, or None.
 
     `host(operation)` is what makes `await operation` work in a coroutine that dari does not step. `outsider(scope)`
-    gives what stands for a task there when a scope is entered (None where no loop runs). Both are set for all threads.
+    gives what stands for a task there when a scope is entered (None where no loop runs). `ended_jobs(things)` is what
+    `as_completed` gives in a plain thread (None: not for these, or not here). All are set for all threads.
     """
 
     kernel: Any = None
     host: Any = None
     outsider: Any = None
+    ended_jobs: Any = None
 
 
 world = World()

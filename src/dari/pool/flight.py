@@ -10,17 +10,16 @@ from __future__ import annotations
 from _thread import allocate_lock
 from collections import OrderedDict, deque
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from dari.drivers.blocking import refuse_to_block
+from dari.drivers.hosts import running_loop
 from dari.pool.job import Job, here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["Flight", "as_completed"]
-
-T = TypeVar("T")
+__all__ = ["Flight", "ended_jobs"]
 
 
 @final
@@ -131,11 +130,20 @@ class Flight:
                 job._keeper.help(job)
 
 
-def as_completed(jobs: Iterable[Job[T]]) -> Iterator[Job[T]]:
-    """The jobs, in the order in which they end. Blocks between them; looks only: who leaves early cancels nothing."""
+def ended_jobs(things: tuple[Any, ...]) -> Iterator[Job[Any]] | None:
+    """What `dari.as_completed` gives in a plain thread: jobs, as they end. None where a loop runs, or for other things.
+
+    It blocks between them, and looks only: who leaves early cancels nothing.
+    """
+    if running_loop() is not None or not all(isinstance(thing, Job) for thing in things):
+        return None
     flight = Flight(ordered=False)
-    for job in dict.fromkeys(jobs):
+    for job in dict.fromkeys(things):
         flight.add(job)
+    return _taken(flight)
+
+
+def _taken(flight: Flight) -> Iterator[Job[Any]]:
     while flight:
         flight.wait("the next of as_completed")
         yield flight.take()
