@@ -88,9 +88,9 @@ def test_jobs_of_another_pool_run_on_that_pools_threads(make_pool):
     """Helping is for the own pool only."""
     a, b = make_pool(1, thread_name_prefix="a"), make_pool(1, thread_name_prefix="b")
 
-    name = a.submit(lambda: b.submit(lambda: threading.current_thread().name).result()).result()
+    name = a.submit(lambda: b.options(name="x").submit(lambda: threading.current_thread().name).result()).result()
 
-    assert name == "b-0"
+    assert name == "b-0: x"
 
 
 def test_while_the_pool_drains_running_jobs_may_hand_in_more(one):

@@ -183,3 +183,80 @@ def test_a_pool_that_was_dropped_loses_its_threads(make_pool):
     thread.join(10)
 
     assert not thread.is_alive()
+
+
+def test_a_pool_grows_when_it_is_resized(make_pool, gate):
+    """What is queued gets a thread at once."""
+    pool = make_pool(1)
+    gate.hold(pool)
+    queued = [pool.submit(gate.wait) for _ in range(4)]
+    pool.resize(3)
+    for _ in range(2):
+        assert gate._entered.acquire(timeout=10)
+
+    assert (pool.stats().workers, pool.stats().running, pool.stats().queued) == (3, 3, 2)
+    gate.open()
+    assert [job.result(timeout=10) for job in queued] == ["through"] * 4
+    assert pool.stats().workers == 3
+
+
+def test_a_pool_shrinks_when_it_is_resized(make_pool, gate):
+    """Idle threads leave at once, those that run a job after it; the queue is worked off by the rest."""
+    pool = make_pool(4, idle_timeout=None)
+    (slow,) = gate.hold(pool)
+    others = threading.Barrier(4)
+    for _ in range(3):
+        pool.submit(others.wait, 10)
+    others.wait(10)
+    pool.resize(2)
+    until(lambda: pool.stats().workers == 2)
+    gate.open()
+
+    assert slow.result(timeout=10) == "through"
+    assert [pool.submit(pow, 2, n).result(timeout=10) for n in range(100)] == [2**n for n in range(100)]
+    assert pool.stats().workers == 2
+
+
+def test_no_job_is_lost_while_a_pool_is_resized(make_pool):
+    """At any moment, with threads that leave for age, too."""
+    pool = make_pool(4, idle_timeout=0, max_queue=None)
+    jobs = []
+    for n in range(400):
+        jobs.append(pool.submit(int, n))
+        pool.resize(1 + n * 7 % 5)
+        if not n % 10:
+            assert jobs[-1].result(timeout=10) == n
+
+    assert [job.result(timeout=10) for job in jobs] == list(range(400))
+    assert pool.stats().workers <= 5
+
+
+def test_a_pool_is_not_resized_below_one_or_its_min_workers(make_pool):
+    """And keeps its size then."""
+    pool = make_pool(3, min_workers=2)
+
+    with pytest.raises(ValueError, match="1 or more"):
+        pool.resize(0)
+    with pytest.raises(ValueError, match="at least min_workers"):
+        pool.resize(1)
+    with pytest.raises(TypeError, match="max_workers is an int"):
+        pool.resize(2.5)
+    assert pool.submit(pow, 2, 3).result() == 8
+
+
+@pytest.mark.parametrize("name", ["max_workers", "min_workers", "max_queue"])
+def test_numbers_of_things_are_whole(make_pool, name):
+    """1.5 workers would never be reached."""
+    with pytest.raises(TypeError, match=f"{name} is an int"):
+        make_pool(**{name: 1.5})
+
+
+def test_a_thread_is_named_for_the_job_that_it_runs(make_pool):
+    """Beside its own name; a job may name it otherwise."""
+    pool = make_pool(1, thread_name_prefix="mine")
+    thread = pool.submit(threading.current_thread).result()
+
+    assert pool.options(name="index").submit(lambda: thread.name).result() == "mine-0: index"
+    until(lambda: thread.name == "mine-0")
+    pool.submit(setattr, thread, "name", "other").result()
+    assert thread.name == "other"

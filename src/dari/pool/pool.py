@@ -22,6 +22,7 @@ from dari._kernel.scope import CancelScope
 from dari._kernel.world import chain_priority, world
 from dari.drivers.blocking import way_out
 from dari.exceptions import QueueFull
+from dari.pool.calls import make
 from dari.pool.closing import Drained, refuse_to_wait, wait_until_idle, wait_until_left
 from dari.pool.desk import Desk
 from dari.pool.job import Job, Rare
@@ -229,12 +230,11 @@ class Pool(View):
     ) -> None:
         if max_workers is None:
             max_workers = min(32, (os.cpu_count() or 1) + 4)
-        if max_workers < 1:
-            raise ValueError(f"max_workers must be at least 1, not {max_workers}")
-        if not 0 <= min_workers <= max_workers:
+        max_workers = whole("max_workers", max_workers, 1, ", or None")
+        if whole("min_workers", min_workers, 0) > max_workers:
             raise ValueError(f"min_workers must be between 0 and max_workers ({max_workers}), not {min_workers}")
-        if max_queue is not None and max_queue < 1:
-            raise ValueError(f"max_queue must be at least 1, or None for no bound, not {max_queue}")
+        if max_queue is not None:
+            max_queue = whole("max_queue", max_queue, 1, ", or None for no bound")
         if on_full not in ("wait", "raise"):
             raise ValueError(f"on_full must be 'wait' or 'raise', not {on_full!r}")
         for name, seconds in (("idle_timeout", idle_timeout), ("exit_timeout", exit_timeout)):
@@ -256,6 +256,14 @@ class Pool(View):
         crew: Threads | None = getattr(self, "_crew", None)  # None: __init__ refused its arguments
         if crew is not None:
             crew.min_workers = 0  # its jobs end, its threads leave
+
+    def resize(self, max_workers: int) -> None:
+        """Have so many threads at most from now on. Those that are too many leave after their job; nothing waits."""
+        max_workers = whole("max_workers", max_workers, 1)
+        with self._desk.lock:
+            self._crew.resize(max_workers)
+            calls = self._desk.leave()
+        make(calls)
 
     def stats(self) -> PoolStats:
         """What the pool did and does; `print(pool.stats())` shows a table."""

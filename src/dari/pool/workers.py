@@ -18,7 +18,7 @@ from __future__ import annotations
 from _thread import allocate_lock
 from itertools import count
 from threading import TIMEOUT_MAX, Thread, current_thread
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from dari._kernel.outcome import Error
 from dari.exceptions import WorkerLost
@@ -47,6 +47,7 @@ class Threads:
     ) -> None:
         self.desk = desk
         self.max_workers = max_workers
+        self.shrinking = False  # there may be more
         self.min_workers = min_workers
         self.patience = -1 if idle_timeout is None else min(idle_timeout, TIMEOUT_MAX)
         self._initializer = initializer
@@ -78,6 +79,17 @@ class Threads:
     def count(self) -> tuple[int, int]:
         return len(self._seats), len(self._idle)
 
+    def resize(self, max_workers: int) -> None:
+        """With the lock held: more come if there is work for them; too many leave as soon as they look for a job."""
+        if max_workers < self.min_workers:
+            raise ValueError(f"max_workers must be at least min_workers ({self.min_workers}), not {max_workers}")
+        self.max_workers = max_workers
+        self.shrinking = True
+        for _ in range(min(len(self._idle), len(self._seats) - max_workers)):
+            self.desk.calls.append(self._idle.pop(0).gate.release)
+        for _ in range(sum(tally.queued for tally in list(self.desk.tallies.values()))):
+            self.call()
+
     def threads(self) -> list[Thread]:
         return [worker.thread for worker in self._seats if worker.thread is not None]
 
@@ -101,11 +113,19 @@ class Threads:
         """With the lock held: nothing to do for it. False: it leaves."""
         if worker not in self._seats:
             return False
-        if not self.desk.open and not self.desk.scheduled:
+        if (not self.desk.open and not self.desk.scheduled) or len(self._seats) > self.max_workers:
             del self._seats[worker]
             return False
         self._idle.append(worker)
         return True
+
+    def too_many(self) -> bool:
+        """With the lock held, after a resize: shall the worker that looks for a job leave? Asked anew by each.
+
+        (A count of those that shall leave would be wrong as soon as one left because it was old.)
+        """
+        self.shrinking = len(self._seats) > self.max_workers
+        return self.shrinking
 
     def unpark(self, worker: Worker) -> None:
         """With the lock held: it woke up. (If by its gate, it stands here no more, but for one opened for nothing.)"""
@@ -165,7 +185,7 @@ class Worker(Seat):
         self.thread: Thread | None = None
 
     def start(self) -> None:
-        thread = Thread(target=self._live, name=self.name, daemon=True)
+        thread = _NamedThread(self)
         try:
             thread.start()
         except RuntimeError as error:  # no threads left, or (3.12) the interpreter is on its way out
@@ -197,7 +217,8 @@ class Worker(Seat):
             with desk.lock:  # one section: end the last, take the next
                 if done is not None:
                     may_take = desk.end(done, state)
-                self.job = job = desk.take() if may_take else None
+                leaves = crew.shrinking and crew.too_many()
+                self.job = job = desk.take() if may_take and not leaves else None
                 if job is None and may_take:
                     stays = crew.park(self)
                 calls = desk.leave()
@@ -220,3 +241,24 @@ class Worker(Seat):
                     return False
                 crew.unpark(self)
         return stays
+
+
+@final
+class _NamedThread(Thread):
+    """Named for its worker and the job that it runs now, for logs and debuggers. Costs nothing until somebody asks."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker: Final = worker
+        self._given: str | None = None
+        super().__init__(target=worker._live, name=worker.name, daemon=True)
+
+    @property
+    def name(self) -> str:
+        if self._given is not None:
+            return self._given
+        job = self._worker.job
+        return self._worker.name if job is None else f"{self._worker.name}: {job.name}"
+
+    @name.setter
+    def name(self, name: str) -> None:  # pyright: ignore[reportIncompatibleVariableOverride] - a property there, too
+        self._given = name
