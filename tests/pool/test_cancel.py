@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import weakref
 
 import pytest
 
+import dari
 from dari.exceptions import JobCancelled
 from dari.pool import JobState, current_job
 
@@ -119,3 +121,82 @@ def test_of_a_cancel_and_a_worker_exactly_one_gets_the_job(make_pool):
 
         assert set() == cancelled & ran
         assert set(range(200)) == cancelled | ran
+
+
+def in_asyncio(operation, started):
+    async def main():
+        task = asyncio.create_task(take(operation))
+        while not started():
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+
+def in_trio(operation, started):
+    import trio
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take, operation)
+            while not started():
+                await trio.sleep(0)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def in_a_task(operation, started):
+    def wait():
+        yield operation
+
+    def main():
+        task = dari.create_task(wait)
+        while not started():
+            yield
+        task.cancel()
+        with pytest.raises(dari.TaskCancelledError):
+            yield task
+
+    dari.run(main)
+
+
+async def take(operation):
+    await operation
+
+
+@pytest.mark.parametrize("world", [in_asyncio, in_trio, in_a_task])
+def test_who_waits_may_leave_what_runs_behind(make_pool, gate, world):
+    """`abandon_on_cancel`: the job is cancelled for all, and asked to end; its thread counts until it has."""
+    pool, jobs = make_pool(1), []
+
+    def slow():
+        jobs.append(current_job())
+        gate.wait()
+        return jobs[0].cancel_requested
+
+    view = pool.options(abandon_on_cancel=True)
+    world(view.run_sync(slow), lambda: jobs)
+    (job,) = jobs
+
+    assert (job.state, job.cancel_requested) == (JobState.CANCELLED, True)
+    assert (pool.stats().abandoned, pool.stats().cancelled, pool.stats().running) == (1, 1, 0)
+    with pytest.raises(JobCancelled):
+        job.result()
+    behind = pool.submit(int)
+    assert not behind.done()
+    gate.open()
+    assert behind.result(timeout=10) == 0
+    assert pool.stats().abandoned == 0
+
+
+def test_cancel_itself_abandons_nothing(make_pool, gate):
+    """`job.cancel()` is a request, whatever the options; the job may still give its result."""
+    pool = make_pool(1)
+    (job,) = gate.hold(pool.options(abandon_on_cancel=True))
+
+    assert (job.cancel(), job.state, job.cancel_requested) == (False, JobState.RUNNING, True)
+    gate.open()
+    assert job.result(timeout=10) == "through"

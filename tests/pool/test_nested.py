@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
+import dari
 from dari.exceptions import BlockingCallError
-from dari.pool import current_job
+from dari.pool import Retry, current_job
+
+
+def until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
 
 
 def test_recursion_on_one_worker_does_not_deadlock(one):
@@ -108,3 +117,107 @@ def test_while_the_pool_drains_running_jobs_may_hand_in_more(one):
     closed.set()
 
     assert job.result() == 8
+
+
+def test_jobs_wait_for_jobs_at_any_depth(make_pool):
+    """Past fifty on one stack another worker stands in for the one that waits; and leaves in the end."""
+    for workers in (1, 3):
+        pool = make_pool(workers)
+
+        def depth(n, pool=pool):
+            return 0 if n == 0 else 1 + pool.submit(depth, n - 1).result()
+
+        assert pool.submit(depth, 1000).result(timeout=30) == 1000
+        assert pool.join(10)
+        until(lambda pool=pool: pool.stats().workers <= pool._crew.max_workers)
+
+
+def test_those_that_stand_in_leave_when_nobody_waits_any_more(make_pool, gate):
+    """However busy the pool is: no more jobs run at a time than it has workers."""
+    pool = make_pool(1)
+
+    def depth(n):
+        return 0 if n == 0 else 1 + pool.submit(depth, n - 1).result()
+
+    def deep():
+        assert depth(60) == 60
+        running = [pool.submit(gate.wait) for _ in range(3)]
+        until(lambda: not pool._crew.too_many() and pool.stats().workers == 1)
+        return running
+
+    running = pool.submit(deep).result(timeout=30)
+    gate.open()
+    assert [job.result(timeout=10) for job in running] == ["through"] * 3
+
+
+def test_a_wait_that_nobody_can_see_is_no_deadlock(make_pool):
+    """All wait for events that jobs behind them are to set: after half a second another comes, for these only."""
+    pool = make_pool(2)
+
+    def waits():
+        event = threading.Event()
+        pool.submit(event.set)
+        return event.wait(10)
+
+    jobs = [pool.submit(waits) for _ in range(4)]
+
+    assert [job.result(timeout=10) for job in jobs] == [True] * 4
+    assert pool.join(10)
+    until(lambda: pool.stats().workers <= 2)
+
+
+def test_no_more_than_twice_the_workers_come_for_waits_that_nobody_can_see(make_pool, gate):
+    """Slow jobs look the same from outside."""
+    pool = make_pool(1)
+
+    def slow():
+        for _ in range(5):
+            pool.submit(gate.wait)
+        return gate.wait()
+
+    job = pool.submit(slow)
+    until(lambda: pool.stats().workers == 2)
+
+    assert not pool._desk.perform(pool._crew.compensate, pool._crew.max_workers)
+    assert pool.stats().workers == 2
+    gate.open()
+    assert job.result(timeout=10) == "through"
+
+
+def test_jobs_from_outside_start_no_worker_over_the_maximum(make_pool, gate):
+    """Nobody in the pool waits for them."""
+    pool = make_pool(1)
+    gate.hold(pool)
+    for _ in range(5):
+        pool.submit(int)
+
+    assert not pool._desk.watch.queued
+    assert len(pool._desk.clock) == 0
+
+
+@pytest.mark.parametrize("options", [{"delay": 0.02}, {"retry": Retry(wait_initial=0.02, wait_jitter=0)}])
+@pytest.mark.parametrize("how", ["result", "as_completed", "map", "future"])
+def test_who_waits_inside_runs_what_is_queued_later_too(one, options, how):
+    """A delayed job, or one that is tried again: there is nobody else to run it."""
+    failures = iter([ValueError()] if "retry" in options else [])
+
+    def work(*_):
+        for error in failures:
+            raise error
+        return "done"
+
+    view = one.options(**options)
+
+    def outer():
+        match how:
+            case "result":
+                return view.submit(work).result(timeout=10)
+            case "as_completed":
+                return next(job.result() for job in dari.as_completed([view.submit(work)]))
+            case "map":
+                return next(view.map(work, [1]))
+            case _:
+                return view.as_executor().submit(work).result(timeout=10)
+
+    assert one.submit(outer).result(timeout=10) == "done"
+    assert len(one._desk.watch.queued) == 0

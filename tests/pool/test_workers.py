@@ -260,3 +260,19 @@ def test_a_thread_is_named_for_the_job_that_it_runs(make_pool):
     until(lambda: thread.name == "mine-0")
     pool.submit(setattr, thread, "name", "other").result()
     assert thread.name == "other"
+
+
+def test_handing_in_a_job_does_not_wait_until_a_thread_has_started(make_pool, monkeypatch):
+    """Beside one that computes that takes many milliseconds, which an event loop has not got."""
+    go, start = threading.Event(), threading.Thread.start
+
+    def start_late(self):
+        assert go.wait(10)
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start_late)
+    job = make_pool(1).submit(int)
+    timed = make_pool(1).options(delay=0.001).submit(int)
+    go.set()
+
+    assert (job.result(timeout=10), timed.result(timeout=10)) == (0, 0)

@@ -108,6 +108,17 @@ class Lanes(Generic[T]):
         if not lane._listed:
             self._list(lane)
 
+    def push_first(self, priority: int, item: T) -> None:
+        """Add what was taken before, and could not be served: it stands first among the woken."""
+        lane = self.lane(priority)
+        lane.items.insert(0, item)
+        if not lane._listed:
+            self._list(lane)
+
+    def waiting(self) -> list[T]:
+        """All items, by priority and in order."""
+        return [item for lane in sorted(self._order, key=lambda lane: lane.rank) for item in lane.waiting()]
+
     def pop(self) -> T | None:
         """Take one item, or None."""
         order = self._order

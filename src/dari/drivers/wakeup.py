@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 
 from dari._kernel.contract import Operation
 from dari._kernel.outcome import Error, Value
+from dari._kernel.world import world
 from dari.drivers.ending import Ending
 from dari.drivers.hosts import in_trio, running_loop
 from dari.exceptions import SchedulerClosed, TaskCancelledError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from dari._kernel.outcome import Outcome
     from dari._kernel.task import TaskWait
 
-__all__ = ["ConcurrentFuture", "Remote", "remote_of"]
+__all__ = ["ConcurrentFuture", "Remote", "remote_of", "way_home"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -112,6 +113,23 @@ class ConcurrentFuture(Remote[T_co]):
 
     def cancelled_error(self) -> Exception:
         return TaskCancelledError(f"{self._future!r} was cancelled")
+
+
+def way_home() -> Callable[[Callable[[], object]], object] | None:
+    """How other threads post a call to the scheduler or the loop that runs here; None: none does, call it anywhere."""
+    if world.kernel is not None:
+        post: Callable[[Callable[[], object]], object] = world.kernel.driver.post
+        return post
+    loop = running_loop()
+    if loop is None:
+        return None
+    if in_trio():
+        post = loop.run_sync_soon
+    else:
+        from dari.drivers.asyncio_wait import mailbox_of
+
+        post = mailbox_of(loop).put
+    return post
 
 
 def remote_of(foreign: object) -> Remote[Any] | None:

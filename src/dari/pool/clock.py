@@ -20,11 +20,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from dari._kernel.deadlines import Deadlines
-from dari.pool.calls import make, open_gate
+from dari.pool.calls import make, open_gate, spawn
 
 if TYPE_CHECKING:
     from _thread import LockType
-    from collections.abc import Callable, Sequence
+    from collections import deque
+    from collections.abc import Callable
 
 __all__ = ["Alarm", "Clock"]
 
@@ -38,10 +39,15 @@ class House(Protocol):
     lock: LockType
     name: str
     open: bool
-    calls: list[Callable[[], object]]
 
-    def leave(self) -> Sequence[Callable[[], object]]:
+    inside: bool
+
+    def leave(self) -> deque[Callable[[], object]] | None:
         """The last thing in a section: what is to be made after it."""
+        ...
+
+    def perform(self, step: Callable[..., Any], /, *args: Any) -> object:
+        """Make `step(*args)` a section of its own."""
         ...
 
     def expired(self, job: Any, /) -> bool:
@@ -71,7 +77,7 @@ class Alarm:
 
 @final
 class Clock:
-    """Every method but `_start` and `_keep` is called with the pool's lock held."""
+    """Every method but `_keep` is called with the pool's lock held."""
 
     __slots__ = ("_deadlines", "_foreign", "_gate", "_house", "_until", "thread")
 
@@ -116,25 +122,29 @@ class Clock:
         if self._gate is None:
             self._gate = allocate_lock()
             self._gate.acquire()
-            call = partial(self._start, self._gate)
+            self.thread = None
+            self._start(self._gate)
         else:
-            call = partial(open_gate, self._gate)
-        self._house.calls.insert(0, call)  # before callbacks of users, which may block
+            open_gate(self._gate)
 
     def expired(self, job: Any) -> None:
         if not self._house.expired(job):
             self._foreign = True
 
+    def starting(self) -> bool:
+        """Is a thread on its way that is not there yet?"""
+        return self._gate is not None and self.thread is None
+
     def _start(self, gate: LockType) -> None:
-        thread = Thread(target=self._keep, args=(gate,), name=f"{self._house.name}-clock", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:  # no threads left, or (3.12) the interpreter is on its way out
-            with self._house.lock:
-                self._retire(gate)
-                self._house.clock_stands(error)
-                calls = self._house.leave()
-            make(calls)
+        name = f"{self._house.name}-clock"
+        spawn(
+            partial(Thread, target=self._keep, args=(gate,), name=name, daemon=True),
+            partial(self._house.perform, self._stands, gate),
+        )
+
+    def _stands(self, gate: LockType, error: BaseException) -> None:
+        self._retire(gate)
+        self._house.clock_stands(error)
 
     def _keep(self, gate: LockType) -> None:
         house = self._house
@@ -142,6 +152,7 @@ class Clock:
         try:
             while True:
                 with house.lock:
+                    house.inside = True
                     next_time = self._expire()
                     if next_time is None:
                         self._retire(gate)
@@ -152,16 +163,14 @@ class Clock:
                     stays = self._gate is gate
                     self._foreign = False
                     calls = house.leave()
-                make(calls)
-                calls = ()
+                if calls:
+                    make(calls)
+                    calls = None  # they hold what has ended
                 if next_time is None or not stays:
                     return
                 gate.acquire(True, min(max(0.0, next_time - monotonic()), _LOOK_AGAIN))
         except BaseException:  # SystemExit of a destructor, say: the times must come all the same
-            with house.lock:
-                self._hand_over(gate)
-                calls = house.leave()
-            make(calls)
+            house.perform(self._hand_over, gate)
             raise
 
     def _expire(self) -> float | None:

@@ -39,13 +39,14 @@ def refuse_to_wait(desk: Desk, what: str) -> None:
 
 
 def wait_until_idle(desk: Desk, timeout: float | None) -> bool:
-    """Block this thread until nothing is queued or running, at most `timeout` seconds."""
+    """Block this thread until nothing is queued or running, at most `timeout` seconds. Was it ever so?"""
     if desk.unfinished and (timeout is None or timeout > 0):
         lock = allocate_lock()
         lock.acquire()
         desk.when_idle(lock.release)
         try:
-            lock.acquire(True, -1 if timeout is None else min(timeout, TIMEOUT_MAX))
+            if lock.acquire(True, -1 if timeout is None else min(timeout, TIMEOUT_MAX)):
+                return True  # by now there may be other jobs
         finally:
             desk.forget_idle(lock.release)
     return not desk.unfinished

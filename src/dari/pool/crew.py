@@ -26,6 +26,19 @@ class Crew(Protocol):
         """A job was queued: let somebody come for it."""
         ...
 
+    def compensate(self, most: int | None = None) -> bool:
+        """Jobs wait for others that nobody is left to run: let one more come, over `max_workers`. Does it?
+
+        Not if there are `most` of these already.
+        """
+        ...
+
+    def take_back(self) -> None:
+        """One that was compensated for goes on."""
+        ...
+
+    def resize(self, max_workers: int) -> None: ...
+
     def dismiss(self) -> None:
         """The pool closes: let those go who have nothing to do."""
         ...

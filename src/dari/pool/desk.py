@@ -11,15 +11,15 @@ something to take. Threads are the first engine.
 
 from __future__ import annotations
 
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, final
 
-from dari._kernel.outcome import Value
-from dari.exceptions import BlockingCallError
-from dari.pool.calls import make
-from dari.pool.job import CANCELLED, ENDED, QUEUED, RUNNING, SCHEDULED, Job, here, run
-from dari.pool.ledger import Ledger
-from dari.pool.stats import PoolStats, Tally, frozen
+from dari._kernel.outcome import Error, Value
+from dari.exceptions import BlockingCallError, QueueFull
+from dari.pool.job import CANCELLED, ENDED, FAILED, QUEUED, RUNNING, SCHEDULED, Job, JobState, Seat, here, run
+from dari.pool.salvage import Salvage
+from dari.pool.stats import PoolStats, Tally, WorkerStats, frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,91 +28,51 @@ if TYPE_CHECKING:
 
 __all__ = ["Desk"]
 
+_DEEPEST = 50  # jobs on one stack; each costs it some six frames of the 1000 that Python allows
+
 
 @final
-class Desk(Ledger):
+class Desk(Salvage):
     def offer(self, job: Job[Any]) -> bool:
         """Let the job in if there is a place for it (there is always one for a job that a worker hands in)."""
-        with self.lock:
-            if self.open and self.room > 0:
-                self._enqueue(job)
-            elif not self._let_in_anyway(job):
-                return False
-            calls = self.leave()
-        make(calls)
-        return True
+        if self.inside and self._is_interrupted():
+            return self._offer_from_within(job)
+        return bool(self.perform(self._offer, job))
 
     def stand(self, place: Place[Any]) -> None:
         """Let its job in now, or put it in line. Raises PoolClosed."""
-        with self.lock:
-            job = place.job
-            if self.open and self.room > 0:
-                self._enqueue(job)
-                self._settle(place, Value(job))
-            elif self._let_in_anyway(job):
-                self._settle(place, Value(job))
-            else:
-                self._places.push(job._tally.priority, place)
-            calls = self.leave()
-        make(calls)
+        self.perform(self._stand, place)
 
     def withdraw(self, place: Place[Any]) -> None:
         """It waits no more. What was let in already stays."""
-        with self.lock:
-            if not place.settled:
-                self._end_refused(place.job, CANCELLED)
-                self._settle(place, None)
-                self._places.left(place.job._tally.priority)
-            calls = self.leave()
-        make(calls)
+        self.perform(self._withdraw, place)
 
-    def cancel(self, job: Job[Any]) -> bool:
-        """End it if nobody has begun with it; else leave a request. Was it, or is it now, cancelled?"""
-        with self.lock:
-            state = job._state
-            if state is QUEUED:
-                self._end_unrun(job, CANCELLED)
-                self._line.left(job._tally.priority)
-                self._let_in()
-            elif state is SCHEDULED:
-                self._end_unrun(job, CANCELLED)
-                self._let_in()
-            elif state is None:  # it waits for a place: `run_sync`
-                self._end_refused(job, CANCELLED)
-                self._places.left(job._tally.priority)
-            elif state is RUNNING:
-                job._rarely().cancel_requested = True
-            calls = self.leave()
-        make(calls)
+    def cancel(self, job: Job[Any], *, abandon: bool = False) -> bool:
+        """End it if nobody has begun with it; else leave a request, or abandon it. Is it cancelled now?"""
+        self.perform(self._cancel, job, abandon)
         return job._state is CANCELLED
 
-    def help(self, job: Job[Any]) -> None:
-        """If this thread is one of the pool's workers, and `job` is still queued: run it here and now."""
+    def help(self, job: Job[Any]) -> bool:
+        """In one of the pool's workers: run it here and now, if that can be. Is there any use in asking again?
+
+        Not past a depth of 50, for the stack has an end; then another worker stands in for this one while it waits.
+        """
         seat = here.seat
         if seat is None or seat.keeper is not self:
-            return
-        with self.lock:
-            if job in seat.stack():
-                raise BlockingCallError(f"{job!r} waits for itself: that would never end")
-            if job._state is not QUEUED:
-                return
-            self._claim(job)
-            if job._rare is not None and job._rare.attempts is not None:
-                self._line.remove(job._tally.priority, job)  # a mark would stand for it when it is queued again
-            else:
-                self._line.left(job._tally.priority)
-            outer, seat.job = seat.job, job
-            if outer is not None:
-                seat.below.append(outer)
-            self._let_in()
-            calls = self.leave()
-        make(calls)
-        state = run(job)
-        with self.lock:
-            self.end(job, state)
-            seat.job = seat.below.pop() if outer is not None else None
-            calls = self.leave()
-        make(calls)
+            return False
+        if job in seat.stack():
+            raise BlockingCallError(f"{job!r} waits for itself: that would never end")
+        if not self.perform(self._begin_helping, job, seat):
+            return not seat.lent and job._rare is not None and job._rare.plan is not None and not job._rare.aside
+        self.perform(self._end_helping, job, run(job), seat)
+        return True
+
+    def help_no_more(self) -> None:
+        """The worker that asked for help waits no more."""
+        seat = here.seat
+        if seat is not None and seat.lent:
+            seat.lent = False
+            self.perform(self.crew.take_back)
 
     def call_when_queued(self, job: Job[Any], call: Callable[[], object]) -> bool:
         """Make `call()`, which must not block, when it is queued later. False: it is queued now, or has ended."""
@@ -130,23 +90,10 @@ class Desk(Ledger):
 
     def close(self, *, cancel: bool, ask: bool = False) -> None:
         """Let nobody in any more. `cancel` ends what is queued; `ask` leaves a request with what runs."""
-        with self.lock:
-            self.draining = (self.open or self.draining) and not cancel
-            self.open = False
-            self._refuse_places()
-            if cancel:
-                while (job := self._line.pop()) is not None:
-                    self._end_unrun(job, CANCELLED)
-                for job in tuple(self.scheduled):
-                    self._end_unrun(job, CANCELLED)
-            if ask:
-                for seat in self.crew.at_work():
-                    for running in seat.stack():
-                        running._rarely().cancel_requested = True
-            self.crew.dismiss()
-            self.clock.dismiss()
-            calls = self.leave()
-        make(calls)
+        self.perform(self._close, cancel, ask)
+
+    def resize(self, max_workers: int) -> None:
+        self.perform(self.crew.resize, max_workers)
 
     def when_idle(self, call: Callable[[], object]) -> None:
         """Make `call()`, which must not block, when nothing is queued or running; at once, if so it is."""
@@ -169,22 +116,127 @@ class Desk(Ledger):
     def stats(self) -> PoolStats:
         with self.lock:
             now = monotonic()
-            workers, idle = self.crew.count()
+            _, idle = self.crew.count()
             priorities = {
-                priority: tally.read(0.0 if (head := self._line.head(priority)) is None else now - head._queued_at)
+                priority: tally.read(self._head_waits(priority, now))
                 for priority, tally in list(self.tallies.items())  # `tally` adds to them without the lock
             }
+            workers = {seat.name: WorkerStats(seat.completed, seat.failed) for seat in self.crew.at_work()}
             abandoned = self.abandoned()
         return frozen(workers, idle, abandoned, priorities)
 
-    # ---- inside a section ---------------------------------------------------------------------------------------
+    # ---- steps: each is a section ---------------------------------------------------------------------------------
 
-    def _let_in_anyway(self, job: Job[Any]) -> bool:
-        """A worker of the pool never waits for a place: nobody else might free one. Raises PoolClosed."""
+    def _offer(self, job: Job[Any]) -> bool:
         seat = here.seat
-        if seat is not None and seat.keeper is self and (self.open or self.draining):
+        if seat is not None and seat.keeper is self:
+            self._let_in_from_inside(job)
+        elif not self.open:
+            raise self._closed()
+        elif self.room <= 0:
+            return False
+        else:
             self._enqueue(job)
-            return True
+        return True
+
+    def _let_in_from_inside(self, job: Job[Any]) -> None:
+        """A worker of the pool never waits for a place: nobody else might free one. Raises PoolClosed."""
+        if not (self.open or self.draining):
+            raise self._closed()
+        if job._rare is not None:
+            job._rare.nested = True
+        self._enqueue(job)
+        if job._state is QUEUED:
+            self.watch.add(job, job._queued_at)
+
+    def _is_interrupted(self) -> bool:
+        """Is it this thread that is inside of a section? Then a signal handler, or a destructor, came in its midst."""
+        if not self.lock.acquire(False):
+            return False
+        try:
+            return self.inside
+        finally:
+            self.lock.release()
+
+    def _offer_from_within(self, job: Job[Any]) -> bool:
         if not self.open:
             raise self._closed()
-        return False
+        if self.room <= len(self.later):
+            raise QueueFull(f"the queue of pool {self.name!r} is full, and a signal handler in its midst cannot wait")
+        self.later.append(partial(self._let_in_late, job))
+        return True
+
+    def _let_in_late(self, job: Job[Any]) -> None:
+        if self.open:
+            self._enqueue(job)
+        elif job._state is None:
+            self._end_refused(job, FAILED, Error(self._closed()))
+
+    def _stand(self, place: Place[Any]) -> None:
+        job = place.job
+        if self._offer(job):
+            self._settle(place, Value(job))
+        else:
+            self._places.push(job._tally.priority, place)
+
+    def _withdraw(self, place: Place[Any]) -> None:
+        if not place.settled:
+            self._end_refused(place.job, CANCELLED)
+            self._settle(place, None)
+            self._places.left(place.job._tally.priority)
+
+    def _cancel(self, job: Job[Any], abandon: bool) -> None:
+        state = job._state
+        if state is QUEUED or state is SCHEDULED:
+            self._end_unrun(job, CANCELLED)
+            self._let_in()
+        elif state is None:  # it waits for a place: `run_sync`
+            self._end_refused(job, CANCELLED)
+            self._places.left(job._tally.priority)
+        elif state is RUNNING:
+            rare = job._rarely()
+            rare.cancel_requested = True
+            if abandon:
+                self._abandon(job, rare, CANCELLED)
+
+    def _begin_helping(self, job: Job[Any], seat: Seat) -> bool:
+        if job._state is not QUEUED:
+            return False
+        if len(seat.below) >= _DEEPEST:
+            seat.lent = seat.lent or self.crew.compensate()
+            return False
+        rare = job._rare
+        limit = None if rare is None else rare.limit
+        if limit is not None and not limit.held_by(seat.stack()) and not limit.take(rare):
+            return False
+        self._claim_out_of_turn(job)
+        if seat.job is not None:
+            seat.below.append(seat.job)
+        seat.job = job
+        return True
+
+    def _end_helping(self, job: Job[Any], state: JobState, seat: Seat) -> None:
+        self.end(job, state)
+        seat.count(state)
+        seat.job = seat.below.pop() if seat.below else None
+
+    def _close(self, cancel: bool, ask: bool) -> None:
+        self.draining = (self.open or self.draining) and not cancel
+        self.open = False
+        self._refuse_places()
+        if cancel:
+            for job in (*self._queued(), *self.scheduled):
+                self._end_unrun(job, CANCELLED)
+        if ask:
+            for seat in self.crew.at_work():
+                for running in seat.stack():
+                    running._rarely().cancel_requested = True
+        self.crew.dismiss()
+        if not self.unfinished:
+            self.watch.dismiss()
+        self.clock.dismiss()
+
+    def _head_waits(self, priority: int, now: float) -> float:
+        """How long the first that is queued at `priority` has waited until now."""
+        lines = [self._line, *(limit.aside for limit in self.limits.values())]
+        return max((now - head._queued_at for line in lines if (head := line.head(priority)) is not None), default=0.0)

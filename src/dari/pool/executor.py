@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, final
 
 from dari._kernel.outcome import Error
 from dari.drivers.blocking import way_out
 from dari.exceptions import PoolClosed, WorkerLost
-from dari.pool.job import COMPLETED, Listener
+from dari.pool.job import COMPLETED, Listener, here
 from dari.pool.places import Place
 
 if TYPE_CHECKING:
@@ -155,8 +156,8 @@ class _JobFuture(Future[T], Listener):
     def _hasten(self, timeout: float | None) -> Error | None:
         """Run it here, if that can be. Gives the error of a job that was lost, of which nobody is told after a fork."""
         job = self._job
-        if timeout is None or timeout > 0:
-            job._keeper.help(job)
+        if here.seat is not None and here.seat.keeper is job._keeper and (timeout is None or timeout > 0):
+            job._wait_and_help(None if timeout is None else monotonic() + timeout)
         return _lost(job)
 
     def __call__(self) -> None:

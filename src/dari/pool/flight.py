@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from dari.drivers.blocking import refuse_to_block
 from dari.drivers.hosts import running_loop
+from dari.pool.calls import open_gate
 from dari.pool.job import Job, here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from dari.pool.job import Keeper
 
 __all__ = ["Flight", "ended_jobs"]
 
@@ -74,15 +77,23 @@ class Flight:
         refuse_to_block(
             f"{what} would have to wait", task="wait for the jobs by `yield`", loop="wait for the jobs by `await`"
         )
-        if here.seat is not None:
-            self._help()
+        seat = here.seat
         lock = allocate_lock()
         lock.acquire()
-        self.when_ready(lock.release)
+        wake = partial(open_gate, lock)
         try:
-            lock.acquire()
+            while not self.ready():
+                helping = () if seat is None else self._help(seat.keeper, wake)
+                self.when_ready(wake)
+                try:
+                    lock.acquire()
+                finally:
+                    self._bell = None
+                    for job in helping:
+                        job._keeper.forget_when_queued(job, wake)
         finally:
-            self._bell = None
+            if seat is not None:
+                seat.keeper.help_no_more()
 
     def cancel(self) -> None:
         """Cancel what has not begun, ask the rest to end. What has not been taken is taken no more."""
@@ -120,14 +131,20 @@ class Flight:
             return True
         return next(iter(self._jobs)).done() if self._ordered else bool(self._ended)
 
-    def _help(self) -> None:
+    def _help(self, keeper: Keeper, wake: Callable[[], object]) -> Sequence[Job[Any]]:
+        """Run what is queued, until there is one to take. Else gives those of which `wake` is told when they are."""
         with self._lock:
             jobs = list(self._jobs)
+        later: list[Job[Any]] = []
         for job in jobs:
             if self.ready():
-                return
-            if not job.done():
-                job._keeper.help(job)
+                break
+            if job._keeper is keeper and keeper.help(job):
+                if keeper.call_when_queued(job, wake):
+                    later.append(job)
+                else:
+                    wake()  # it has just been queued, or has ended: look again
+        return later
 
 
 def ended_jobs(things: tuple[Any, ...]) -> Iterator[Job[Any]] | None:

@@ -29,6 +29,7 @@ from dari.drivers.blocking import refuse_to_block
 from dari.drivers.wakeup import Remote
 from dari.exceptions import Cancelled, JobCancelled, JobTimeout
 from dari.pool.calls import open_gate
+from dari.pool.hooks import Callback, call_hook
 from dari.pool.retry import Attempts
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from dari._kernel.outcome import Outcome
     from dari.pool.clock import Alarm
+    from dari.pool.hooks import Hooks
     from dari.pool.plan import Plan
     from dari.pool.stats import Tally
 
@@ -48,7 +50,6 @@ __all__ = [
     "Listener",
     "Seat",
     "Waiters",
-    "callbacks_of",
     "current_job",
     "here",
     "name_of",
@@ -86,12 +87,18 @@ class Keeper(Protocol):
 
     lock: LockType
 
-    def cancel(self, job: Job[Any], /) -> bool:
-        """End it if nobody has begun with it; else leave a request. Was it, or is it now, cancelled?"""
+    hooks: Hooks | None
+
+    def cancel(self, job: Job[Any], /, *, abandon: bool = False) -> bool:
+        """End it if nobody has begun with it; else leave a request, or abandon it. Is it cancelled now?"""
         ...
 
-    def help(self, job: Job[Any], /) -> None:
-        """If this thread is one of the pool's workers, and `job` is still queued: run it here and now."""
+    def help(self, job: Job[Any], /) -> bool:
+        """In one of the pool's workers: run it here and now, if that can be. Is there any use in asking again?"""
+        ...
+
+    def help_no_more(self) -> None:
+        """The worker that asked for help waits no more."""
         ...
 
     def call_when_queued(self, job: Job[Any], call: Callable[[], object], /) -> bool:
@@ -104,17 +111,36 @@ class Keeper(Protocol):
 class Rare:
     """What few jobs have."""
 
-    __slots__ = ("alarm", "attempts", "callbacks", "cancel_requested", "helpers", "name", "plan", "submitted_at")
+    __slots__ = (
+        "alarm",
+        "aside",
+        "attempts",
+        "callbacks",
+        "cancel_requested",
+        "helpers",
+        "holds",
+        "limit",
+        "name",
+        "nested",
+        "plan",
+        "progress",
+        "submitted_at",
+    )
 
     def __init__(self, name: str | None = None, plan: Plan | None = None) -> None:
         self.name = name
         self.plan: Final = plan
         self.attempts: Final = None if plan is None or plan.retry is None else Attempts(plan.retry)
+        self.limit: Final = None if plan is None else plan.limit
+        self.holds = False  # a place of its key
+        self.aside = False  # it waits for one
+        self.nested = False  # handed in by a worker of its own pool
+        self.progress: object = None
         self.submitted_at: float | None = None  # None: when it was queued
         self.alarm: Alarm | None = None  # the only time that its state waits for
         self.helpers: list[Callable[[], object]] = []  # workers that would run it if it were queued
         self.cancel_requested = False
-        self.callbacks: list[Callable[[Any], object]] | None = None
+        self.callbacks: list[Callback] = []
 
 
 class Waiters(list["Callable[[], object]"]):
@@ -136,13 +162,23 @@ class Listener:
 class Seat:
     """Where jobs run, one at a time: a worker of some pool."""
 
-    __slots__ = ("below", "job", "keeper", "name")
+    __slots__ = ("below", "completed", "failed", "job", "keeper", "lent", "name")
 
     def __init__(self, keeper: Keeper, name: str) -> None:
         self.keeper: Final = keeper
         self.name: Final = name
         self.job: Job[Any] | None = None
         self.below: list[Job[Any]] = []  # those that wait, on this very stack, for the one above
+        self.lent = False  # another worker stands in for this one while it waits
+        self.completed = 0  # functions that returned
+        self.failed = 0  # functions that raised
+
+    def count(self, state: JobState) -> None:
+        """A function has returned, or raised: `state` is what `run` gave."""
+        if state is COMPLETED:
+            self.completed += 1
+        elif state is not CANCELLED:
+            self.failed += 1
 
     def stack(self) -> list[Job[Any]]:
         """The jobs that run here, innermost first."""
@@ -295,20 +331,36 @@ class Job(Remote[T_co]):
         if self.cancel_requested:
             raise Cancelled(f"{self!r} was asked to end")
 
-    def add_done_callback(self, callback: Callable[[Job[Any]], object]) -> None:
-        """Call `callback(job)` when it has ended: at once if it has, else on the thread that ends it.
+    @property
+    def progress(self) -> object:
+        """What the job told last by `report`; None before."""
+        return None if self._rare is None else self._rare.progress
 
-        What the callback raises is logged, no more.
+    def report(self, progress: object) -> None:
+        """Let `job.progress` be this, for whoever looks: a share, a count, a text. `current_job().report(0.5)`."""
+        self._rarely().progress = progress
+
+    def add_done_callback(self, callback: Callable[[Job[Any]], object]) -> None:
+        """Call `callback(job)` when it has ended, or now if it has: in the loop or scheduler that runs here, if any.
+
+        Else on the thread that ends it. What the callback raises is logged, no more.
         """
+        made = Callback(callback)
         with self._keeper.lock:
             ended = self._waiters is ENDED
             if not ended:
-                rare = self._rarely()
-                if rare.callbacks is None:
-                    rare.callbacks = []
-                rare.callbacks.append(callback)
+                self._rarely().callbacks.append(made)
         if ended:
-            _call_back(callback, self)
+            made(self)
+
+    def remove_done_callback(self, callback: Callable[[Job[Any]], object]) -> int:
+        """Do not call it. Gives how often it had been added."""
+        with self._keeper.lock:
+            callbacks = [] if self._rare is None else self._rare.callbacks
+            stay = [each for each in callbacks if each.callback != callback]
+            removed = len(callbacks) - len(stay)
+            callbacks[:] = stay
+        return removed
 
     # ---- what `Remote` asks for: waiting from asyncio and from generator tasks ----------------------------------
 
@@ -325,7 +377,8 @@ class Job(Remote[T_co]):
             call()
 
     def request_end(self) -> object:
-        return self._keeper.cancel(self)
+        plan = None if self._rare is None else self._rare.plan
+        return self._keeper.cancel(self, abandon=plan is not None and plan.abandon_on_cancel)
 
     def ended(self) -> bool:
         return self._waiters is ENDED
@@ -365,10 +418,9 @@ class Job(Remote[T_co]):
     def _wait(self, call: str, timeout: float | None) -> None:
         if timeout is None or timeout > 0:
             refuse_to_block(f"{call}() of {self!r} would have to wait", task="use `yield job`", loop="use `await job`")
-            self._keeper.help(self)
-            if self._rare is not None and self._rare.plan is not None and self._is_of_my_pool():
+            if here.seat is not None and here.seat.keeper is self._keeper:
                 self._wait_and_help(None if timeout is None else monotonic() + timeout)
-            elif self._waiters is not ENDED:
+            else:
                 self._wait_for_end(allocate_lock(), -1 if timeout is None else min(timeout, TIMEOUT_MAX))
         if self._waiters is not ENDED:
             raise TimeoutError(f"{self!r} did not end within {timeout} seconds")
@@ -382,26 +434,31 @@ class Job(Remote[T_co]):
             if self._waiters is not ENDED:
                 self._forget(lock.release)
 
-    def _is_of_my_pool(self) -> bool:
-        return here.seat is not None and here.seat.keeper is self._keeper
-
     def _wait_and_help(self, deadline: float | None) -> None:
-        """A worker waits for a job that is queued later, or again: there may be nobody else to run it then."""
-        while self._waiters is not ENDED:
-            left = -1 if deadline is None else min(deadline - monotonic(), TIMEOUT_MAX)
-            if deadline is not None and left <= 0:
-                return
-            lock = allocate_lock()
-            lock.acquire()
-            wake = partial(open_gate, lock)
-            if self._keeper.call_when_queued(self, wake):
-                self.call_when_ended(wake)
-                try:
-                    lock.acquire(True, left)
-                finally:
-                    self._keeper.forget_when_queued(self, wake)
-                    self._forget(wake)
-            self._keeper.help(self)
+        """A worker waits for a job of its own pool, which is queued, or will be: there may be nobody else to run it."""
+        keeper = self._keeper
+        try:
+            asks_again = keeper.help(self)
+            while self._waiters is not ENDED:
+                left = -1 if deadline is None else min(deadline - monotonic(), TIMEOUT_MAX)
+                if deadline is not None and left <= 0:
+                    return
+                lock = allocate_lock()
+                if not asks_again:
+                    self._wait_for_end(lock, left)
+                    continue
+                lock.acquire()
+                wake = partial(open_gate, lock)
+                if keeper.call_when_queued(self, wake):
+                    self.call_when_ended(wake)
+                    try:
+                        lock.acquire(True, left)
+                    finally:
+                        keeper.forget_when_queued(self, wake)
+                        self._forget(wake)
+                asks_again = keeper.help(self)
+        finally:
+            keeper.help_no_more()
 
     def _forget(self, call: Callable[[], object]) -> None:
         """Who polls by `result(timeout)` must not leave a call behind each time."""
@@ -438,6 +495,9 @@ def run(job: Job[Any]) -> JobState:
     attempts = None if job._rare is None else job._rare.attempts
     if attempts is not None:
         context = context.copy()  # what one attempt sets is not seen by the next
+    hooks = job._keeper.hooks
+    if hooks is not None and hooks.on_start is not None:
+        context.run(call_hook, "on_start", hooks.on_start, job)  # what it sets there, the function sees
     try:
         job._result = context.run(fn, *args)
         state = COMPLETED
@@ -475,21 +535,3 @@ def name_of(fn: Callable[..., Any]) -> str:
     except Exception:  # noqa: BLE001 - a `__getattr__` of somebody's
         return type(fn).__name__
     return str(name)
-
-
-def callbacks_of(job: Job[Any]) -> list[Callable[[], object]]:
-    """The calls that users left for the job's end; taken once, by whoever ends it."""
-    rare = job._rare
-    if rare is None or rare.callbacks is None:
-        return []
-    callbacks, rare.callbacks = rare.callbacks, None
-    return [partial(_call_back, callback, job) for callback in callbacks]
-
-
-def _call_back(callback: Callable[[Job[Any]], object], job: Job[Any]) -> None:
-    try:
-        callback(job)
-    except Exception as error:  # noqa: BLE001 - it must not harm the worker, nor other callbacks
-        from dari.drivers.reporting import report  # loads logging
-
-        report(f"done callback {callback!r} of {job!r} failed", error)

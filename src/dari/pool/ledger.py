@@ -1,21 +1,18 @@
-"""The ledger: the states of all jobs of a pool, and all counts. Nothing but their changes; the caller holds the lock.
+"""The ledger: the states of all jobs of a pool, and all counts. Nothing but their changes, as steps of `sections`.
 
-**Settle first, tell afterwards.** Inside a section no foreign code runs: no callback, no destructor of a payload, no
-start of a thread; any of them might come back and want the lock. What is to be done goes into `calls`, and whoever
-releases the lock makes them (`make`). So everybody who is told of something finds it true.
+Long: each transition is one method, and they share their small steps.
 """
 
 from __future__ import annotations
 
 import sys
-from _thread import allocate_lock
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from dari._kernel.outcome import Error, Value
 from dari.exceptions import PoolClosed, WorkerLost
-from dari.pool.clock import Clock
+from dari.pool.hooks import Hooks, call_hook
 from dari.pool.job import (
     CANCELLED,
     COMPLETED,
@@ -30,15 +27,18 @@ from dari.pool.job import (
     Listener,
     Rare,
     Waiters,
-    callbacks_of,
     name_of,
 )
+from dari.pool.limits import Limits
 from dari.pool.line import Line
+from dari.pool.sections import Sections
 from dari.pool.stats import Tally
+from dari.pool.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
+    from dari.pool.clock import Clock
     from dari.pool.crew import Crew
     from dari.pool.places import Place
 
@@ -59,49 +59,83 @@ def _place_stands(place: Place[Any]) -> bool:
     return place.job._state is None and not place.settled
 
 
-class Ledger:
-    def __init__(self, name: str, max_queue: int | None, starvation_limit: int | None, exit_timeout: float) -> None:
-        self.lock = allocate_lock()
+_AT_ONCE = 64  # jobs that are set aside in one section, 0.1 ms; then others may have the lock
+
+
+class Ledger(Sections):
+    def __init__(
+        self,
+        name: str,
+        max_queue: int | None,
+        starvation_limit: int | None,
+        exit_timeout: float,
+        limits: Mapping[str, int],
+        hooks: Hooks | None,
+    ) -> None:
+        super().__init__()
         self.name = name
         self.max_queue = max_queue
         self.exit_timeout = exit_timeout
+        self.hooks = hooks
         self.crew: Crew  # set by the pool, once
+        self.clock: Clock
+        self.watch: Watch
         self.open = True
         self.failure: BaseException | None = None  # what broke the pool
         self.unfinished = 0  # scheduled, queued and running
         self.room = sys.maxsize if max_queue is None else max_queue  # below 0: workers handed in over the bound
-        self.calls: list[Callable[[], object]] = []
         self.draining = False  # closed, but jobs that run may still hand in what they need to end
+        self.looks_again = False  # `take` found none, but has not seen all
+        self.last_end = 0.0
         self._starvation_limit = starvation_limit
-        self._line: Line[Job[Any]] = Line(starvation_limit, _job_stands)
+        self._line = self._new_line()
+        self.limits = Limits(limits, self._new_line)
         self.scheduled: dict[Job[Any], None] = {}  # they have their place, and wait for their time
-        self.clock = Clock(self)
-        self._places: Line[Place[Any]] = Line(starvation_limit, _place_stands)
+        self._places = self._new_places()
         self.tallies: dict[int, Tally] = {}
         self._when_idle: list[Callable[[], object]] = []
 
-    def leave(self) -> Sequence[Callable[[], object]]:
-        """The last thing in a section: what is to be `make`d after it. Never the list that others go on filling."""
-        if not self.calls:
-            return ()
-        calls, self.calls = self.calls, []
-        return calls
+    def _new_line(self) -> Line[Job[Any]]:
+        return Line(self._starvation_limit, _job_stands)
+
+    def _new_places(self) -> Line[Place[Any]]:
+        return Line(self._starvation_limit, _place_stands)
 
     def take(self) -> Job[Any] | None:
-        """The next job, for whoever starts it now."""
-        job = self._line.pop()
-        if job is not None:
-            self._claim(job)
-            if self._places:
-                self._let_in()
-        return job
+        """The next job, for whoever starts it now. None: there is none; or, if `looks_again`, not among the first."""
+        for _ in range(_AT_ONCE):
+            job = self._line.pop()
+            if job is None:
+                return None
+            rare = job._rare
+            if rare is None or rare.limit is None or rare.limit.take(rare):
+                self._claim(job)
+                if self._places:
+                    self._let_in()
+                return job
+            rare.aside = True
+            rare.limit.aside.push(job._tally.priority, job)
+        self.looks_again = True
+        return None
+
+    def take_nested(self) -> Job[Any] | None:
+        """The best of those that were handed in from inside, for a worker that came because these are not begun."""
+        for job in sorted(self.watch.queued, key=lambda job: job._tally.priority):
+            if job._rare is None or job._rare.limit is None or job._rare.limit.take(job._rare):
+                self._claim_out_of_turn(job)
+                return job
+        return None
 
     def end(self, job: Job[Any], state: JobState) -> bool:
         """What was taken has ended, in `state` (and `job._result`). False: callbacks of users are among the calls."""
+        rare = job._rare
+        if rare is not None and rare.holds:
+            self._give_place_back(rare)
+        now = self.last_end = monotonic()
         if job._waiters is ENDED:
             self._end_late(job)
             return True
-        now = job._ended_at = monotonic()
+        job._ended_at = now
         tally = job._tally
         tally.running -= 1
         if state is COMPLETED:
@@ -114,12 +148,12 @@ class Ledger:
             state = self._try_again(job, job._rarely(), now)
         tally.runs.append(now - job._started_at)
         if state is SCHEDULED:
-            return True
+            return self.hooks is None or self.hooks.on_retry is None
         # What follows is `_one_less` and `_tell`, inlined for speed: 0.2 µs of 2.5 a job (benchmarks/pool.py).
         self.unfinished -= 1
         if not self.unfinished and (self._when_idle or not self.open):
             self._rest()
-        if job._waiters is None and job._rare is None:
+        if job._waiters is None and rare is None and self.hooks is None:
             job._state = state
             job._waiters = ENDED
             return True
@@ -127,22 +161,13 @@ class Ledger:
 
     def abandoned(self) -> int:
         """Threads that still run what has run out of its time."""
-        return sum(any(job._state is TIMED_OUT for job in seat.stack()) for seat in self.crew.at_work())
+        return sum(any(job._waiters is ENDED for job in seat.stack()) for seat in self.crew.at_work())
 
-    def fail_queue(self, cause: BaseException) -> None:
-        """Nobody will ever run what is queued, or waits for a place."""
-        self._refuse_places(cause)
-        while (job := self._line.pop()) is not None:
-            self._end_unrun(job, FAILED, Error(self._never(job, cause)))
-        if self.failure is not None:
-            self._fail_scheduled(cause)
-
-    def clock_stands(self, error: BaseException) -> None:
-        """No thread can be had that would keep the times: what waits for one would wait for ever."""
-        self._fail_scheduled(error)
-
-    def expired(self, job: Job[Any]) -> bool:
+    def expired(self, job: Job[Any] | Watch) -> bool:
         """The time has come that its state waits for."""
+        if isinstance(job, Watch):
+            job.look(monotonic())
+            return True
         rare = job._rarely()
         rare.alarm = None
         state = job._state
@@ -153,36 +178,9 @@ class Ledger:
             return True
         if state is QUEUED:
             told = self._end_unrun(job, TIMED_OUT)
-            self._line.left(job._tally.priority)
             self._let_in()
             return told
-        return self._abandon(job, rare)
-
-    def lose_everything(self) -> None:
-        """In the child of a fork: no worker came along, and nobody to tell. The lock is new, nobody holds it."""
-        self.calls = []
-        self._when_idle = []
-        jobs = [job for seat in self.crew.at_work() for job in seat.stack()]
-        while (queued := self._line.pop()) is not None:
-            jobs.append(queued)
-        jobs += self.scheduled
-        self.scheduled = {}
-        self.clock.forget_everything()
-        while (place := self._places.pop()) is not None:
-            jobs.append(place.job)
-            place.answer, place.call, place.settled = Error(_lost(place.job)), None, True
-        for job in jobs:
-            job._result = Error(_lost(job))
-            job._state = FAILED
-            job._waiters = ENDED
-            if job._rare is not None:
-                job._rare.callbacks = job._rare.alarm = None
-                job._rare.helpers.clear()
-        self._line = Line(self._starvation_limit, _job_stands)
-        self._places = Line(self._starvation_limit, _place_stands)
-        self.tallies = {}
-        self.unfinished = 0
-        self.room = sys.maxsize if self.max_queue is None else self.max_queue
+        return self._abandon(job, rare, TIMED_OUT)
 
     def _enqueue(self, job: Job[Any]) -> None:
         tally = job._tally
@@ -195,6 +193,29 @@ class Ledger:
         self._line.push(tally.priority, job)
         tally.queued += 1
         self.crew.call()
+
+    def _queued(self) -> Iterator[Job[Any]]:
+        """All that stand in line, or were set aside."""
+        yield from self._line.standing()
+        for limit in self.limits.values():
+            yield from limit.aside.standing()
+
+    def _line_of(self, job: Job[Any]) -> Line[Job[Any]]:
+        """Where it stands, being queued."""
+        rare = job._rare
+        return self._line if rare is None or rare.limit is None or not rare.aside else rare.limit.aside
+
+    def _give_place_back(self, rare: Rare) -> None:
+        """It ran in a place of its key: the best that was set aside goes back to the front of its lane."""
+        limit = rare.limit
+        assert limit is not None
+        rare.holds = False
+        limit.free += 1
+        job = limit.aside.pop()
+        if job is not None:
+            job._rarely().aside = False
+            self._line.push_first(job._tally.priority, job)
+            self.crew.call()
 
     def _is_delayed(self, job: Job[Any], rare: Rare, now: float) -> bool:
         """It was let in: begin with what its plan says about that."""
@@ -224,6 +245,8 @@ class Ledger:
         if rare.plan is not None and rare.plan.queue_timeout is not None and job.started_at is None:
             rare.alarm = self.clock.set(job, now + rare.plan.queue_timeout)
         self._line.push(job._tally.priority, job)
+        if rare.nested:
+            self.watch.add(job, now)
         self.calls += rare.helpers
         rare.helpers.clear()
         self.crew.call()
@@ -232,6 +255,8 @@ class Ledger:
         """QUEUED → RUNNING, and a place comes free: the one transition behind a worker's turn and an inline run."""
         now = job._started_at = monotonic()
         job._state = RUNNING
+        if self.watch.queued:
+            self.watch.queued.pop(job, None)
         self.room += 1
         tally = job._tally
         tally.queued -= 1
@@ -245,16 +270,28 @@ class Ledger:
             self._stop_waiting(rare)
             if rare.plan.timeout is not None:
                 rare.alarm = self.clock.set(job, now + rare.plan.timeout)
-
             if rare.attempts is not None and rare.attempts.number == 1:
                 rare.attempts.began = now
+
+    def _claim_out_of_turn(self, job: Job[Any]) -> None:
+        """As `_claim`, of one that still stands in its line."""
+        line = self._line_of(job)
+        if job._rare is not None:
+            job._rare.aside = False
+        if job._rare is not None and job._rare.attempts is not None:
+            line.remove(job._tally.priority, job)  # a mark would stand for it when it is queued again
+            self._claim(job)
+        else:
+            self._claim(job)
+            line.left(job._tally.priority)
+        self._let_in()
 
     def _try_again(self, job: Job[Any], rare: Rare, now: float) -> JobState:
         """RUNNING → SCHEDULED. It takes its place back, over the bound if need be; or it ends as FAILED after all."""
         assert rare.attempts is not None
         if rare.cancel_requested or not (self.open or self.draining):
             job._tally.failed += 1
-            self._drop_payload(job, None)
+            self._drop_payload(job)
             return FAILED
         rare.attempts.number += 1
         job._tally.retried += 1
@@ -262,6 +299,9 @@ class Ledger:
         self.room -= 1
         self._stop_waiting(rare)
         self._schedule(job, rare, now + rare.attempts.wait)
+        if self.hooks is not None and self.hooks.on_retry is not None:
+            error = job._result.error
+            self.calls.append(partial(call_hook, "on_retry", self.hooks.on_retry, job, error, rare.attempts.wait))
         return SCHEDULED
 
     def _stop_waiting(self, rare: Rare) -> None:
@@ -270,20 +310,23 @@ class Ledger:
             self.clock.clear(rare.alarm)
             rare.alarm = None
 
-    def _abandon(self, job: Job[Any], rare: Rare) -> bool:
-        """It runs for too long: that is told now. Its thread goes on, and counts as one, until the job lets it go."""
+    def _abandon(self, job: Job[Any], rare: Rare, state: JobState) -> bool:
+        """It ends for all others now. Its thread goes on, and counts as one, until the function has returned."""
         now = job._ended_at = monotonic()
         rare.cancel_requested = True
         tally = job._tally
         tally.running -= 1
-        tally.timed_out += 1
+        if state is TIMED_OUT:
+            tally.timed_out += 1
+        else:
+            tally.cancelled += 1
         tally.runs.append(now - job._started_at)
         self._one_less()
-        return self._tell(job, TIMED_OUT)
+        return self._tell(job, state)
 
     def _end_late(self, job: Job[Any]) -> None:
         """What has ended before, for all others, has really ended now: it was abandoned, or this is a forked child."""
-        if job._state is TIMED_OUT:
+        if job._state is not FAILED:
             self.calls.append(partial(_shed, job, job._args, job._context, getattr(job, "_result", None)))
             job._args = job._context = job._result = None
 
@@ -307,10 +350,11 @@ class Ledger:
             self._settle(place, refusal)
 
     def _end_unrun(self, job: Job[Any], state: JobState, result: Error | None = None) -> bool:
-        """End what is scheduled or queued. Takes it out of the counts, not out of the line."""
+        """End what is scheduled or queued."""
         job._ended_at = monotonic()
         tally = job._tally
-        if job._state is SCHEDULED:
+        was = job._state
+        if was is SCHEDULED:
             tally.scheduled -= 1
             del self.scheduled[job]
         else:
@@ -326,17 +370,23 @@ class Ledger:
         if state is CANCELLED and job._rare is not None and job._rare.attempts is not None:
             self.calls.append(partial(_shed, job, getattr(job, "_result", None)))  # what it failed with before
             job._result = None
-        self._drop_payload(job, result)
-        return self._tell(job, state)
+        if result is not None:
+            job._result = result
+        told = self._tell(job, state)
+        if was is QUEUED:
+            self._line_of(job).left(job._tally.priority)
+            self.watch.queued.pop(job, None)
+        self._drop_payload(job)
+        return told
 
     def _end_refused(self, job: Job[Any], state: JobState, result: Error | None = None) -> None:
         """End what was never let in: it counts nowhere."""
-        self._drop_payload(job, result)
-        self._tell(job, state)
-
-    def _drop_payload(self, job: Job[Any], result: Error | None) -> None:
         if result is not None:
             job._result = result
+        self._tell(job, state)
+        self._drop_payload(job)
+
+    def _drop_payload(self, job: Job[Any]) -> None:
         self.calls.append(partial(_shed, job, job._args, job._context))
         job._args = job._context = None
 
@@ -354,13 +404,16 @@ class Ledger:
                 self.calls.append(waiters)
                 quiet = not (isinstance(waiters, Listener) and waiters.loud)
         rare = job._rare
-        if rare is None:
-            return quiet
-        self._stop_waiting(rare)
-        if rare.callbacks is None:
-            return quiet
-        self.calls += callbacks_of(job)
-        return False
+        if rare is not None:
+            self._stop_waiting(rare)
+            if rare.callbacks:
+                self.calls += [partial(callback, job) for callback in rare.callbacks]
+                rare.callbacks.clear()
+                quiet = False
+        if self.hooks is not None and self.hooks.on_end is not None:
+            self.calls.append(partial(call_hook, "on_end", self.hooks.on_end, job))
+            quiet = False
+        return quiet
 
     def _one_less(self) -> None:
         self.unfinished -= 1
@@ -373,11 +426,7 @@ class Ledger:
         self._when_idle = []
         if not self.open:
             self.crew.dismiss()
-
-    def _fail_scheduled(self, cause: BaseException) -> None:
-        for job in tuple(self.scheduled):
-            failed = job.started_at is not None  # then it keeps what it failed with
-            self._end_unrun(job, FAILED, None if failed else Error(self._never(job, cause)))
+            self.watch.dismiss()
 
     def _never(self, job: Job[Any], cause: BaseException | None) -> Exception:
         if not self.open:
@@ -392,7 +441,3 @@ class Ledger:
         error = PoolClosed(f"pool {self.name!r} is broken, its initializer failed: {self.failure!r}")
         error.__cause__ = self.failure
         return error
-
-
-def _lost(job: Job[Any]) -> WorkerLost:
-    return WorkerLost(f"{job!r} belongs to the process that this one was forked from, and runs there")

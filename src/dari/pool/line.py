@@ -48,6 +48,14 @@ class Line(Generic[T]):
                 self._trim(priority)
         return item
 
+    def push_first(self, priority: int, item: T) -> None:
+        """Whose turn had come before stands before all others of its priority."""
+        self._lanes.push_first(priority, item)
+
+    def standing(self) -> list[T]:
+        """All of them, by priority and in order."""
+        return [item for item in self._lanes.waiting() if self._stands(item)]
+
     def head(self, priority: int) -> T | None:
         items = self._lanes.lane(priority).items
         return items[0] if items else None

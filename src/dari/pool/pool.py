@@ -22,9 +22,9 @@ from dari._kernel.scope import CancelScope
 from dari._kernel.world import chain_priority, world
 from dari.drivers.blocking import way_out
 from dari.exceptions import QueueFull
-from dari.pool.calls import make
 from dari.pool.closing import Drained, refuse_to_wait, wait_until_idle, wait_until_left
 from dari.pool.desk import Desk
+from dari.pool.hooks import Hooks
 from dari.pool.job import Job, Rare
 from dari.pool.mapping import Mapped
 from dari.pool.places import Place, Run
@@ -34,7 +34,7 @@ from dari.pool.retry import Retry
 from dari.pool.workers import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import ThreadPoolExecutor
     from types import TracebackType
 
@@ -77,6 +77,8 @@ class View:
         queue_timeout: float | None = UNCHANGED,
         timeout: float | None = UNCHANGED,
         retry: Retry | None = UNCHANGED,
+        key: str | None = UNCHANGED,
+        abandon_on_cancel: bool = UNCHANGED,
     ) -> View:
         """The same pool, for jobs with these options; what is not given stays as it is here.
 
@@ -87,6 +89,9 @@ class View:
                     seconds that it may be queued, and may run; then it is TIMED_OUT, who waits gets JobTimeout, and
                     what runs is asked to end and abandoned: its thread counts as a worker until then. None: no limit
         `retry`     a `Retry`, by which it is tried again when it fails; None: it is not
+        `key`       one of the pool's `limits`: so many jobs of that key run at a time, others wait; None: no key
+        `abandon_on_cancel`
+                    who waits for the job and is cancelled does not wait for its end: what runs is abandoned
         """
         plan = self._plan or Plan()
         if delay is not UNCHANGED:
@@ -99,6 +104,10 @@ class View:
             if retry is not None and not isinstance(retry, Retry):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"retry is a dari.Retry, or None, not {retry!r}")
             plan = plan._replace(retry=retry)
+        if key is not UNCHANGED:
+            plan = plan._replace(limit=None if key is None else self._desk.limits.of(key))
+        if abandon_on_cancel is not UNCHANGED:
+            plan = plan._replace(abandon_on_cancel=bool(abandon_on_cancel))
         return View(
             self._desk,
             self._on_full,
@@ -205,6 +214,11 @@ class Pool(View):
     `on_full`           what `submit` does then: "wait" for a place, or "raise" QueueFull
     `starvation_limit`  jobs of other priorities that may overtake the first of one; None: strict priorities
     `exit_timeout`      seconds that leaving by an error, and the exit of the process, wait for what runs
+    `limits`            jobs that run at a time per key: `Pool(limits={"db": 2})`, `pool.options(key="db").submit(...)`
+    `on_start`, `on_retry`, `on_end`
+                        called with each job: before each attempt, on its thread and in its context; when one failed
+                        and another follows (then with the error, and the seconds until it); when the job has ended, in
+                        whatever way, on the thread that ended it. What they raise is logged
     `thread_name_prefix`, `initializer`, `initargs`
                         as in concurrent.futures; an initializer that fails breaks the pool
 
@@ -223,6 +237,10 @@ class Pool(View):
         max_queue: int | None = 1000,
         on_full: Literal["wait", "raise"] = "wait",
         starvation_limit: int | None = 64,
+        limits: Mapping[str, int] | None = None,
+        on_start: Callable[[Job[Any]], object] | None = None,
+        on_retry: Callable[[Job[Any], BaseException, float], object] | None = None,
+        on_end: Callable[[Job[Any]], object] | None = None,
         thread_name_prefix: str = "dari",
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
@@ -240,9 +258,19 @@ class Pool(View):
         for name, seconds in (("idle_timeout", idle_timeout), ("exit_timeout", exit_timeout)):
             if seconds is not None and not seconds >= 0:  # NaN is not, either
                 raise ValueError(f"{name} must be a number of seconds, 0 or more, not {seconds!r}")
-        if initializer is not None and not callable(initializer):
-            raise TypeError(f"initializer must be callable, not {initializer!r}")
-        desk = Desk(thread_name_prefix, max_queue, starvation_limit, exit_timeout)
+        hooks = Hooks(on_start, on_retry, on_end)
+        for name, call in (("initializer", initializer), *hooks._asdict().items()):
+            if call is not None and not callable(call):
+                raise TypeError(f"{name} must be callable, not {call!r}")
+        places = {key: whole(f"the limit of {key!r}", number, 1) for key, number in (limits or {}).items()}
+        desk = Desk(
+            thread_name_prefix,
+            max_queue,
+            starvation_limit,
+            exit_timeout,
+            places,
+            None if hooks == Hooks(None, None, None) else hooks,
+        )
         super().__init__(desk, on_full, None, None)
         self._crew = desk.crew = Threads(desk, max_workers, min_workers, idle_timeout, initializer, initargs)
         register(self._crew)
@@ -260,10 +288,10 @@ class Pool(View):
     def resize(self, max_workers: int) -> None:
         """Have so many threads at most from now on. Those that are too many leave after their job; nothing waits."""
         max_workers = whole("max_workers", max_workers, 1)
-        with self._desk.lock:
-            self._crew.resize(max_workers)
-            calls = self._desk.leave()
-        make(calls)
+        if max_workers < self._crew.min_workers:
+            least = self._crew.min_workers
+            raise ValueError(f"max_workers must be at least min_workers ({least}), not {max_workers}")
+        self._desk.resize(max_workers)
 
     def stats(self) -> PoolStats:
         """What the pool did and does; `print(pool.stats())` shows a table."""
@@ -296,7 +324,7 @@ class Pool(View):
             threads = self._crew.threads()
         if not wait_until_idle(desk, timeout):
             return False
-        while self._crew.starting() and (deadline is None or monotonic() < deadline):
+        while (self._crew.starting() or desk.clock.starting()) and (deadline is None or monotonic() < deadline):
             sleep(0.0005)  # another thread is about to start a worker, in vain: it can be joined soon
         with desk.lock:
             threads += self._crew.threads()

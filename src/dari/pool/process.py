@@ -15,6 +15,7 @@ import atexit
 import os
 import sys
 from _thread import allocate_lock
+from threading import RLock
 from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import WeakSet
@@ -53,7 +54,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     for crew in _crews:
-        crew.desk.lock = allocate_lock()
+        crew.desk.lock = RLock()
         crew.desk.lose_everything()
         crew.forked()
     _held.clear()

@@ -17,7 +17,7 @@ from dari._kernel.stats import Percentiles, table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["PoolStats", "PriorityStats", "Tally"]
+__all__ = ["PoolStats", "PriorityStats", "Tally", "WorkerStats"]
 
 _SAMPLES = 1024
 _COUNTS = ("scheduled", "queued", "running", "completed", "failed", "retried", "cancelled", "timed_out")
@@ -41,6 +41,13 @@ class PriorityStats(NamedTuple):
     """Seconds; the longest that any job has waited to start, the one at the head of the queue included."""
 
 
+class WorkerStats(NamedTuple):
+    """One thread of a pool: what it ran, each attempt of a job counted, until now."""
+
+    completed: int
+    failed: int
+
+
 class PoolStats(NamedTuple):
     """What a pool did and does, at one moment; `str(stats)` is a table."""
 
@@ -49,6 +56,8 @@ class PoolStats(NamedTuple):
     abandoned: int
     """Threads among the workers that still run a job which has run out of its time."""
     priorities: Mapping[int, PriorityStats]
+    by_worker: Mapping[str, WorkerStats]
+    """The threads that there are now, by name."""
 
     @property
     def scheduled(self) -> int:
@@ -133,5 +142,8 @@ class Tally:
         )
 
 
-def frozen(workers: int, idle: int, abandoned: int, priorities: dict[int, PriorityStats]) -> PoolStats:
-    return PoolStats(workers, idle, abandoned, MappingProxyType(dict(sorted(priorities.items()))))
+def frozen(
+    by_worker: Mapping[str, WorkerStats], idle: int, abandoned: int, priorities: Mapping[int, PriorityStats]
+) -> PoolStats:
+    ordered = dict(sorted(priorities.items()))
+    return PoolStats(len(by_worker), idle, abandoned, MappingProxyType(ordered), MappingProxyType(by_worker))

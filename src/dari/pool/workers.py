@@ -16,13 +16,14 @@ it still stands in `_idle`: if not, somebody just opened its gate (trio #6). One
 from __future__ import annotations
 
 from _thread import allocate_lock
+from functools import partial
 from itertools import count
 from threading import TIMEOUT_MAX, Thread, current_thread
 from typing import TYPE_CHECKING, Any, Final, final
 
 from dari._kernel.outcome import Error
 from dari.exceptions import WorkerLost
-from dari.pool.calls import make
+from dari.pool.calls import make, open_gate, spawn
 from dari.pool.desk import Desk
 from dari.pool.job import FAILED, Job, JobState, Seat, here, run
 
@@ -48,6 +49,7 @@ class Threads:
         self.desk = desk
         self.max_workers = max_workers
         self.shrinking = False  # there may be more
+        self._extra = 0  # that stand in for workers which wait
         self.min_workers = min_workers
         self.patience = -1 if idle_timeout is None else min(idle_timeout, TIMEOUT_MAX)
         self._initializer = initializer
@@ -63,14 +65,30 @@ class Threads:
 
     def call(self) -> None:
         if self._idle:
-            self.desk.calls.append(self._idle.pop().gate.release)
-        elif len(self._seats) < self.max_workers:
-            worker = Worker(self, f"{self.desk.name}-{next(self._names)}")
-            self._seats[worker] = None
-            self.desk.calls.append(worker.start)
+            open_gate(self._idle[-1].gate)  # first: if a signal breaks in now, it only stands open
+            self._idle.pop()
+        elif len(self._seats) < self.max_workers + self._extra:
+            self._hire()
+
+    def compensate(self, most: int | None = None) -> bool:
+        if self._idle or (most is not None and self._extra >= most):
+            return False
+        self._extra += 1
+        self._hire(only_nested=most is not None)
+        return True
+
+    def take_back(self) -> None:
+        self._extra = max(0, self._extra - 1)
+        self.shrinking = True
+
+    def _hire(self, only_nested: bool = False) -> None:
+        worker = Worker(self, f"{self.desk.name}-{next(self._names)}", only_nested)
+        worker.start()
+        self._seats[worker] = None
 
     def dismiss(self) -> None:
-        self.desk.calls += [worker.gate.release for worker in self._idle]
+        for worker in self._idle:
+            open_gate(worker.gate)
         self._idle.clear()
 
     def at_work(self) -> Iterator[Seat]:
@@ -81,12 +99,10 @@ class Threads:
 
     def resize(self, max_workers: int) -> None:
         """With the lock held: more come if there is work for them; too many leave as soon as they look for a job."""
-        if max_workers < self.min_workers:
-            raise ValueError(f"max_workers must be at least min_workers ({self.min_workers}), not {max_workers}")
         self.max_workers = max_workers
         self.shrinking = True
         for _ in range(min(len(self._idle), len(self._seats) - max_workers)):
-            self.desk.calls.append(self._idle.pop(0).gate.release)
+            open_gate(self._idle.pop(0).gate)
         for _ in range(sum(tally.queued for tally in list(self.desk.tallies.values()))):
             self.call()
 
@@ -97,6 +113,11 @@ class Threads:
         """Is there a worker whose thread is not there yet?"""
         with self.desk.lock:
             return any(worker.thread is None for worker in self._seats)
+
+    def has(self, worker: Worker) -> bool:
+        """Is it one of us? Not, if a signal broke in while it was hired."""
+        with self.desk.lock:
+            return worker in self._seats
 
     def forked(self) -> None:
         """In the child of a fork there are no workers."""
@@ -113,7 +134,9 @@ class Threads:
         """With the lock held: nothing to do for it. False: it leaves."""
         if worker not in self._seats:
             return False
-        if (not self.desk.open and not self.desk.scheduled) or len(self._seats) > self.max_workers:
+        closed = not self.desk.open and not self.desk.scheduled
+        if closed or worker.only_nested or len(self._seats) > self.max_workers:
+            self._extra = max(0, self._extra - 1)
             del self._seats[worker]
             return False
         self._idle.append(worker)
@@ -124,7 +147,7 @@ class Threads:
 
         (A count of those that shall leave would be wrong as soon as one left because it was old.)
         """
-        self.shrinking = len(self._seats) > self.max_workers
+        self.shrinking = len(self._seats) > self.max_workers + self._extra
         return self.shrinking
 
     def unpark(self, worker: Worker) -> None:
@@ -142,60 +165,59 @@ class Threads:
 
     def lost(self, worker: Worker, error: BaseException) -> None:
         """It could not start, or its thread was ended from outside: whoever else there is takes over."""
-        desk = self.desk
-        with desk.lock:
-            if worker not in self._seats:
-                return  # it left as one leaves
-            del self._seats[worker]
-            self.unpark(worker)
-            for job in worker.stack():
-                lost = WorkerLost(f"{job!r} was lost with its worker {worker.name}: {error!r}")
-                lost.__cause__ = error
-                job._result = Error(lost)
-                desk.end(job, FAILED)
-            if not self._seats:
-                desk.fail_queue(error)
-            calls = desk.leave()
-        make(calls)
+        self.desk.perform(self._lost, worker, error)
+
+    def _lost(self, worker: Worker, error: BaseException) -> None:
+        if worker not in self._seats:
+            return  # it left as one leaves
+        del self._seats[worker]
+        self.unpark(worker)
+        for job in worker.stack():
+            lost = WorkerLost(f"{job!r} was lost with its worker {worker.name}: {error!r}")
+            lost.__cause__ = error
+            job._result = Error(lost)
+            self.desk.end(job, FAILED)
+        if not self._seats:
+            self.desk.fail_queue(error)
 
     def broken(self, worker: Worker, error: BaseException) -> None:
         """The initializer failed: no worker can ever be right."""
+        self.desk.perform(self._broken, worker, error)
+
+    def _broken(self, worker: Worker, error: BaseException) -> None:
         desk = self.desk
-        with desk.lock:
-            desk.open = False
-            desk.failure = desk.failure or error
-            self._seats.pop(worker, None)
-            desk.fail_queue(error)
-            self.dismiss()
-            calls = desk.leave()
-        make(calls)
+        desk.open = False
+        desk.failure = desk.failure or error
+        self._seats.pop(worker, None)
+        desk.fail_queue(error)
+        self.dismiss()
 
 
 @final
 class Worker(Seat):
     """One thread."""
 
-    __slots__ = ("crew", "gate", "thread")
+    __slots__ = ("crew", "gate", "only_nested", "take", "thread")
 
-    def __init__(self, crew: Threads, name: str) -> None:
+    def __init__(self, crew: Threads, name: str, only_nested: bool) -> None:
         super().__init__(crew.desk, name)
         self.crew = crew
+        self.only_nested = only_nested  # it came for those jobs that others may be waiting for, and leaves then
+        self.take = crew.desk.take_nested if only_nested else crew.desk.take
         self.gate = allocate_lock()
         self.gate.acquire()
         self.thread: Thread | None = None
 
     def start(self) -> None:
-        thread = _NamedThread(self)
-        try:
-            thread.start()
-        except RuntimeError as error:  # no threads left, or (3.12) the interpreter is on its way out
-            self.crew.lost(self, error)
+        spawn(partial(_NamedThread, self), partial(self.crew.lost, self))
 
     def _live(self) -> None:
         here.seat = self
         self.thread = current_thread()
         crew = self.crew
         try:
+            if not crew.has(self):
+                return
             crew.prepare()
         except BaseException as error:  # noqa: BLE001 - whatever it is, the pool is not as it should be
             crew.broken(self, error)
@@ -215,16 +237,19 @@ class Worker(Seat):
         while True:
             stays = may_take = True
             with desk.lock:  # one section: end the last, take the next
+                desk.inside = True
                 if done is not None:
                     may_take = desk.end(done, state)
+                    self.count(state)
                 leaves = crew.shrinking and crew.too_many()
-                self.job = job = desk.take() if may_take and not leaves else None
+                self.job = job = self.take() if may_take and not leaves else None
+                if desk.looks_again:
+                    desk.looks_again = may_take = False
                 if job is None and may_take:
                     stays = crew.park(self)
                 calls = desk.leave()
             if calls:
                 make(calls)
-                calls = ()  # they hold what has ended
             if job is not None:
                 done = None
                 state = run(job)
@@ -237,10 +262,15 @@ class Worker(Seat):
         if stays:
             opened = self.gate.acquire(True, crew.patience)
             with desk.lock:
-                if not opened and crew.grow_old(self):
-                    return False
-                crew.unpark(self)
-        return stays
+                desk.inside = True
+                leaves = not opened and crew.grow_old(self)
+                if not leaves:
+                    crew.unpark(self)
+                calls = desk.leave()
+            if calls:
+                make(calls)
+            return not leaves
+        return False
 
 
 @final

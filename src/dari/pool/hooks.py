@@ -1,0 +1,49 @@
+"""What users hang in beside the jobs: logs, metrics, traces. Nothing that they raise harms a job or a worker."""
+
+from __future__ import annotations
+
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
+
+from dari.drivers.wakeup import way_home
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Callback", "Hooks", "call_hook"]
+
+
+class Hooks(NamedTuple):
+    """One pool's. (The jobs are `Any` here, for they know this module.)"""
+
+    on_start: Callable[[Any], object] | None
+    on_retry: Callable[[Any, BaseException, float], object] | None
+    on_end: Callable[[Any], object] | None
+
+
+def call_hook(what: str, hook: Callable[..., object], job: Any, *more: object) -> None:
+    try:
+        hook(job, *more)
+    except Exception as error:  # noqa: BLE001 - it must not harm the worker, nor the job
+        from dari.drivers.reporting import report  # loads logging
+
+        report(f"{what} {hook!r} of {job!r} failed", error)
+
+
+@final
+class Callback:
+    """A done callback of one job: made where it was added, if a loop or a scheduler runs there, and in that context."""
+
+    __slots__ = ("_context", "_post", "callback")
+
+    def __init__(self, callback: Callable[[Any], object]) -> None:
+        self.callback: Final = callback
+        self._post: Final = way_home()
+        self._context: Final = None if self._post is None else copy_context()
+
+    def __call__(self, job: Any) -> None:
+        context = self._context
+        if self._post is None or context is None:
+            call_hook("done callback", self.callback, job)
+        else:
+            self._post(lambda: context.run(call_hook, "done callback", self.callback, job))

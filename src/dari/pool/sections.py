@@ -1,0 +1,95 @@
+"""One lock and short sections under it: how everything that a pool knows is changed, from whatever thread.
+
+**Settle first, tell afterwards.** Inside a section no foreign code is called: no callback, no destructor of a payload,
+no start of a thread; any of them might come back and want the lock. What is to be done goes into `calls`, and whoever
+leaves the section makes them (`make`). So everybody who is told of something finds it true.
+
+**Foreign code comes all the same**, uncalled: a signal handler of the main thread, and destructors, which run wherever
+the garbage collector happens to. With a plain lock, a `submit` there would wait for the very section that it
+interrupted, for ever (CPython PR #151482; facts/pool.md c: TPE dies of it). So the lock is reentrant, `inside` says
+that a section is under way, and what comes meanwhile on the same thread is put off till its end (`later`).
+
+**What comes may raise**: Ctrl-C does, in the middle of whatever the main thread does. Then the ledger counts anew what
+is there (`mend`). CPython lets signals in after a call and at the start of a function, so between two lines without a
+call nothing can be lost: hence the shape of `perform`. Who shall wake up is woken inside of the section, for that is
+no foreign code either, and cannot be lost behind it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from threading import RLock
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from dari.exceptions import DariError
+from dari.pool.calls import make
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Sections"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Sections:
+    def __init__(self) -> None:
+        self.lock: Any = RLock()
+        self.inside = False
+        self.calls: deque[Callable[[], object]] = deque()  # to be made after the section
+        self.later: deque[Callable[[], object]] = deque()  # sections that were put off
+
+    def perform(self, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Make `step(...)` a section, then the calls that it left. Gives what it gave; None, if it is put off."""
+        calls: deque[Callable[[], object]] | None = None
+        try:
+            with self.lock:
+                if self.inside:
+                    self.later.append(partial(step, *args, **kwargs))
+                    return None
+                self.inside = True
+                try:
+                    return step(*args, **kwargs)
+                except DariError:
+                    raise  # a refusal, before anything was changed
+                except BaseException:
+                    self.mend()
+                    raise
+                finally:
+                    if self.later or self.calls:
+                        try:
+                            calls = self.leave()
+                        except BaseException:
+                            calls = self.leave()
+                            raise
+                    else:
+                        self.inside = False
+        finally:
+            if calls:
+                try:
+                    make(calls)
+                except BaseException:
+                    make(calls)  # the rest
+                    raise
+
+    def leave(self) -> deque[Callable[[], object]] | None:
+        """The last thing in a section: what is to be `make`d after it. Never what others go on filling."""
+        calls: deque[Callable[[], object]] | None = None
+        while True:
+            while self.later:
+                self.later.popleft()()
+            if self.calls:
+                none_yet: deque[Callable[[], object]] = deque()
+                calls, self.calls = self.calls, none_yet
+            self.inside = False
+            if not self.later:
+                return calls
+            self.inside = True  # one came just now, and did not see that nobody would look any more
+            if calls:
+                self.calls, calls = calls, None
+
+    def mend(self) -> None:
+        """In a section that was broken off by an error from outside."""
+        raise NotImplementedError
