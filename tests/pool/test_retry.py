@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import random
 import threading
 import time
@@ -302,12 +303,33 @@ def test_what_a_waiting_job_ran_inline_stands_in_the_queue_once(make_pool, gate)
 def test_the_wait_grows_by_powers_of_two_with_jitter():
     """min(wait_max, wait_initial * 2 ** (n - 1) + random(0, wait_jitter)), however large n."""
     plain = Retry(10**9, wait_initial=0.5, wait_max=5, wait_jitter=0)
-    random.seed(1)
     jittered = [Retry(wait_initial=1, wait_jitter=0.5).wait_after(1, ValueError(), 0) for _ in range(100)]
 
     assert [plain.wait_after(n, ValueError(), 0) for n in (1, 2, 3, 4, 5, 10**8)] == [0.5, 1, 2, 4, 5, 5]
     assert 1 <= min(jittered) < 1.1
     assert 1.4 < max(jittered) <= 1.5
+
+
+def test_the_jitter_is_nobody_elses():
+    """It leaves the stream of `random` to users who have seeded it, and children of a fork do not wait alike."""
+    policy = Retry(wait_initial=0, wait_jitter=1)
+    random.seed(1)
+    expected = random.random()
+    random.seed(1)
+    waits = [policy.wait_after(1, ValueError(), 0) for _ in range(3)]
+    for _ in range(2):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(writing, repr(policy.wait_after(1, ValueError(), 0)).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        waits.append(float(os.read(reading, 100)))
+        os.close(reading)
+        os.close(writing)
+
+    assert random.random() == expected
+    assert len(set(waits)) == 5
 
 
 def test_a_task_is_tried_again():

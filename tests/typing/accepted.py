@@ -139,6 +139,13 @@ async def looping() -> None:
         assert_type(batch, list[str])
 
 
+class WaitLikeTenacity:
+    """Its strategies name its own class of state."""
+
+    def __call__(self, retry_state: WaitLikeTenacity) -> float:
+        return 1
+
+
 def retries(pool: dari.Pool, policy: dari.Retry) -> dari.Steps[None]:
     view = pool.options(delay=1, queue_timeout=2, timeout=None, retry=dari.Retry(2, on=(OSError, ValueError)))
     assert_type(view.submit(len, "x"), dari.Job[int])
@@ -146,6 +153,9 @@ def retries(pool: dari.Pool, policy: dari.Retry) -> dari.Steps[None]:
     assert_type(text, str)
     data = yield from dari.Retry(on=lambda error: "busy" in str(error)).run(coroutine, "x")
     assert_type(data, bytes)
+    waits = dari.Retry(wait=WaitLikeTenacity(), stop=lambda state: state.attempt_number > 3)
+    assert_type(waits.wait_after(1, OSError(), 0.0), float | None)
+    dari.Retry(wait=None, stop=None)
 
 
 def pools(pool: dari.Pool) -> None:

@@ -20,6 +20,9 @@ dari.run(work)  # error
 dari.sleep("soon")  # error
 dari.to_thread(work, "text")  # error
 dari.all_tasks(work)  # error
+dari.Retry(wait=1)  # error
+dari.Retry(wait=lambda state: "soon")  # error
+dari.Retry(stop=lambda: True)  # error
 dari.enter(suppress(KeyError))  # error
 dari.anext([1, 2])  # error
 

@@ -3,6 +3,12 @@
 **The wait** before retry *n* (from 1) is `min(wait_max, wait_initial * 2 ** (n - 1) + random(0, wait_jitter))` seconds:
 the formula, and the names, of stamina (github.com/hynek/stamina, `stamina.retry`). The jitter is added because clients
 that failed together would otherwise come back together ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+It comes from the system: the stream of `random` belongs to users, who may have seeded it, and a generator of our own
+would be copied by a fork, whose children would then come back together.
+
+**Other waits and ends** are functions of a state that has the names of tenacity's (github.com/jd/tenacity, its
+`RetryCallState`), so its `wait_…` and `stop_…` can be given as they are. They only decide, in tenacity's order: `on`,
+`wait`, `stop`; the waiting is ours. Between two attempts the state holds neither error nor call: a cancel frees them.
 
 **A cancel is a decision**, not a failure: `JobCancelled` and `TaskCancelledError`, by which one hears that what one
 waited for was cancelled, are never tried again; and `Cancelled` is no Exception anyway.
@@ -10,11 +16,13 @@ waited for was cancelled, are never tried again; and `Cancelled` is no Exception
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple, final
+from os import urandom
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, TypeVarTuple, final
 
 from dari._kernel.contract import Operation
 from dari._kernel.numbers import finite, limit, whole
 from dari._kernel.operations import Sleep, current_task
+from dari._kernel.outcome import Error
 from dari.exceptions import JobCancelled, TaskCancelledError
 
 if TYPE_CHECKING:
@@ -22,7 +30,7 @@ if TYPE_CHECKING:
 
     from dari._kernel.task import Task
 
-__all__ = ["Attempts", "Retry"]
+__all__ = ["Attempts", "Retry", "RetryState"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -41,9 +49,11 @@ class Retry:
     `wait_initial`, `wait_max`, `wait_jitter`
                     seconds to wait before retry n: min(wait_max, wait_initial * 2 ** (n - 1) + random(0, wait_jitter))
     `timeout`       seconds from the first start after which no retry may begin; None: no limit
+    `wait`          instead of that formula: a function of the `RetryState` that gives seconds, as tenacity's `wait_…`
+    `stop`          instead of `max_retries`: one that tells whether to give up, as tenacity's `stop_…`
     """
 
-    __slots__ = ("_asks", "max_retries", "on", "timeout", "wait_initial", "wait_jitter", "wait_max")
+    __slots__ = ("_asks", "max_retries", "on", "stop", "timeout", "wait", "wait_initial", "wait_jitter", "wait_max")
 
     def __init__(
         self,
@@ -53,6 +63,9 @@ class Retry:
         wait_max: float = 5.0,
         wait_jitter: float = 1.0,
         timeout: float | None = None,
+        *,
+        wait: Callable[[Any], float] | None = None,  # of the RetryState; tenacity's name another class
+        stop: Callable[[Any], bool] | None = None,
     ) -> None:
         self.max_retries: Final = whole("max_retries", max_retries, 0)
         self.on: Final = on
@@ -60,6 +73,8 @@ class Retry:
         self.wait_max: Final = finite("wait_max", wait_max)
         self.wait_jitter: Final = finite("wait_jitter", wait_jitter)
         self.timeout: Final = limit("a timeout", timeout)
+        self.wait: Final = _strategy("wait", wait)
+        self.stop: Final = _strategy("stop", stop)
         self._asks: Final = not _are_exceptions(on)
         if self._asks and (isinstance(on, (type, tuple)) or not callable(on)):
             raise TypeError(f"`on` is an Exception type, a tuple of them, or a function of the error, not {on!r}")
@@ -67,7 +82,8 @@ class Retry:
     def __repr__(self) -> str:
         return (
             f"Retry(max_retries={self.max_retries}, on={self.on!r}, wait_initial={self.wait_initial},"
-            f" wait_max={self.wait_max}, wait_jitter={self.wait_jitter}, timeout={self.timeout})"
+            f" wait_max={self.wait_max}, wait_jitter={self.wait_jitter}, timeout={self.timeout},"
+            f" wait={self.wait!r}, stop={self.stop!r})"
         )
 
     def run(
@@ -86,12 +102,23 @@ class Retry:
 
         None: it is not.
         """
-        if attempt > self.max_retries or not isinstance(error, Exception) or not self._covers(error):
-            return None
-        from random import uniform  # loads hashlib; only failures pay for it
+        return self._wait(error, RetryState(self, 0.0)._failed(attempt, error, elapsed))
 
-        wait = self.wait_initial * 2.0 ** min(attempt - 1, _HIGHEST_POWER) + uniform(0.0, self.wait_jitter)
-        wait = min(self.wait_max, wait)
+    def _wait(self, error: BaseException, state: RetryState) -> float | None:
+        attempt = state.attempt_number
+        if self.stop is None and attempt > self.max_retries:
+            return None
+        if not isinstance(error, Exception) or not self._covers(error):
+            return None
+        if self.wait is None:
+            wait = self.wait_initial * 2.0 ** min(attempt - 1, _HIGHEST_POWER) + self.wait_jitter * _random()
+            wait = min(self.wait_max, wait)
+        else:
+            wait = finite("what `wait` gives", self.wait(state))
+        state.upcoming_sleep = wait
+        if self.stop is not None and _answer(self.stop(state)):
+            return None
+        elapsed = state.seconds_since_start or 0.0
         return None if self.timeout is not None and elapsed + wait > self.timeout else wait
 
     def _covers(self, error: Exception) -> bool:
@@ -102,11 +129,96 @@ class Retry:
         return bool(self.on(error))  # type: ignore[operator]
 
 
+class RetryState:
+    """What `wait` and `stop` are asked about: attempts of one job or task. Its names are those of tenacity's.
+
+    One for all attempts, in which they may keep things; to be read while they are asked. Times are seconds on the clock
+    that the attempts wait by.
+    """
+
+    next_action = None
+    """tenacity sets it when all is decided."""
+
+    def __init__(self, policy: Retry, began: float) -> None:
+        self.retry_object: Final = policy
+        self.start_time: Final = began
+        self.attempt_number = 1
+        self.idle_for = 0.0
+        """Seconds waited so far."""
+        self.upcoming_sleep = 0.0
+        """For `stop`: what `wait` gave just now. For `wait`: what it gave before."""
+        self.outcome: AttemptOutcome | None = None
+        self.outcome_timestamp: float | None = None
+        self.fn: Callable[..., Any] | None = None
+        self.args: tuple[Any, ...] = ()
+        self.kwargs: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"<RetryState: attempt {self.attempt_number}, waited {self.idle_for:.3g} s, {self.outcome!r}>"
+
+    @property
+    def seconds_since_start(self) -> float | None:
+        return None if self.outcome_timestamp is None else self.outcome_timestamp - self.start_time
+
+    def get_fn_name(self) -> str:
+        return str(getattr(self.fn, "__qualname__", self.fn or self.retry_object))
+
+    def _failed(
+        self,
+        attempt: int,
+        error: BaseException,
+        now: float,
+        fn: Callable[..., Any] | None = None,
+        args: tuple[Any, ...] = (),
+    ) -> RetryState:
+        self.attempt_number = attempt
+        self.outcome = AttemptOutcome(attempt, error)
+        self.outcome_timestamp = now
+        self.fn, self.args = fn, args
+        return self
+
+    def _forget(self) -> None:
+        """It is decided: nothing is kept alive from here."""
+        self.outcome = self.outcome_timestamp = self.fn = None
+        self.args = ()
+
+
+@final
+class AttemptOutcome:
+    """How an attempt failed, with the names of a `concurrent.futures.Future`. (That class would have to be loaded.)"""
+
+    __slots__ = ("_error", "attempt_number")
+
+    failed = True
+
+    def __init__(self, attempt: int, error: BaseException) -> None:
+        self.attempt_number: Final = attempt
+        self._error: Final = Error(error)
+
+    def __repr__(self) -> str:
+        return f"failed: {_told(self._error.error)}"
+
+    def exception(self, timeout: float | None = None) -> BaseException:
+        return self._error.error
+
+    def result(self, timeout: float | None = None) -> NoReturn:
+        self._error.unwrap()
+
+    def done(self) -> bool:
+        return True
+
+    def running(self) -> bool:
+        return False
+
+    def cancelled(self) -> bool:
+        return False
+
+
 @final
 class Attempts:
     """One thing that is tried by a policy: how often it was, and what it failed with."""
 
-    __slots__ = ("_earlier", "began", "number", "policy", "wait")
+    __slots__ = ("_earlier", "_state", "began", "number", "policy", "wait")
 
     def __init__(self, policy: Retry) -> None:
         self.policy: Final = policy
@@ -114,19 +226,29 @@ class Attempts:
         self.began = 0.0  # when the first started
         self.wait = 0.0  # until the next, where one is wanted
         self._earlier: list[str] = []
+        self._state: RetryState | None = None  # since the first failure
 
-    def failed(self, error: BaseException, now: float) -> bool:
-        """The present attempt failed: is another one wanted, after `wait`? Earlier failures become notes on `error`."""
+    def failed(
+        self, error: BaseException, now: float, fn: Callable[..., Any] | None = None, args: tuple[Any, ...] = ()
+    ) -> bool:
+        """The present attempt, at `fn(*args)`, failed: is another one wanted, after `wait`?
+
+        Earlier failures become notes on `error`.
+        """
         self.tell_earlier(error)
+        self._state = state = self._state or RetryState(self.policy, self.began)
         try:
-            wait = self.policy.wait_after(self.number, error, now - self.began)
-        except BaseException as broken:  # noqa: BLE001 - `on` is a function of users, and must not harm the worker
+            wait = self.policy._wait(error, state._failed(self.number, error, now, fn, args))
+        except BaseException as broken:  # noqa: BLE001 - functions of users, which must not harm the worker
             _note(error, f"it was not tried again, for asking that failed: {_told(broken)}")
             return False
+        finally:
+            state._forget()
         if wait is None:
             return False
         self._earlier = [*self._earlier[1 - _NOTES :], f"attempt {self.number} failed: {_told(error)}"]
         self.wait = wait
+        state.idle_for += wait
         return True
 
     def tell_earlier(self, error: BaseException) -> None:
@@ -137,6 +259,24 @@ class Attempts:
 def _are_exceptions(on: Any) -> bool:
     kinds: list[Any] = [*on] if isinstance(on, tuple) else [on]
     return all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds)
+
+
+def _strategy(what: str, given: Any) -> Callable[[Any], Any] | None:
+    if given is not None and (isinstance(given, type) or not callable(given)):
+        raise TypeError(f"`{what}` is a function of the attempts' state, as tenacity's {what}_…() is, not {given!r}")
+    return given
+
+
+def _answer(given: Any) -> bool:
+    """A function that forgot its answer would otherwise mean: try for ever."""
+    if given not in (True, False):  # NumPy's are equal to them
+        raise TypeError(f"what `stop` gives is True or False, not {given!r}")
+    return bool(given)
+
+
+def _random() -> float:
+    """From 0 to 1. In 0.5 µs, where `random` has to be loaded, seeded, and seeded again after a fork."""
+    return int.from_bytes(urandom(6), "big") / 2.0**48
 
 
 def _note(error: BaseException, note: str) -> None:
@@ -183,7 +323,7 @@ def _tries(policy: Retry, main: Callable[..., Any], args: tuple[Any, ...]) -> Ge
         try:
             return (yield task)
         except Exception as error:
-            if not attempts.failed(error, kernel.clock()):
+            if not attempts.failed(error, kernel.clock(), main, args):
                 raise
         finally:
             del task  # error → frame → task → error would be a cycle
