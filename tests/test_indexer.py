@@ -9,6 +9,7 @@ import gc
 import importlib.util
 import json
 import os
+import pty
 import re
 import runpy
 import select
@@ -300,6 +301,40 @@ def test_poor_terminal(tmp_path: Path, before: str) -> None:
     assert (done.returncode, "[red]:smile:.py (line 1: invalid character '?'" in done.stdout) == (0, True), done
 
 
+LIVE = re.compile(
+    r"(?P<running>\d) running, (?P<queued>\d+) queued, [\d,]+ ms wait p95, (?P<run>[\d,]+) ms run p95, "
+    r"(?P<completed>\d+) completed, (?P<workers>\d) workers, (?P<idle>\d) idle"
+)
+
+
+@pytest.mark.parametrize("before", ["", NO_RICH], ids=["rich", "plain"])
+def test_shows_the_pool_live(tmp_path: Path, before: str) -> None:
+    """On a terminal the pool's statistics stand beside the bar, change while it works, and are final in the end."""
+    for number in range(30):
+        (tmp_path / f"long{number}.py").write_text("x = 1\n" * 4_000)  # some 30 ms each
+    screen, terminal = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "130"}
+    command = command_for(tmp_path, "--workers", "2", before=before)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=terminal, env=environment) as child:
+        os.close(terminal)
+        shown = b""
+        try:
+            with contextlib.suppress(OSError):  # EIO: the child has ended
+                while select.select([screen], [], [], PATIENCE)[0] and (more := os.read(screen, 65536)):
+                    shown += more
+        finally:
+            child.kill()
+            os.close(screen)
+
+    text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown.decode())
+    lines = [each.groupdict() for each in LIVE.finditer(text)]
+    assert len(lines) > 2, text
+    assert any(line["running"] != "0" and line["queued"] != "0" for line in lines)
+    assert 0 < int(lines[0]["completed"]) < int(lines[-1]["completed"]) == 31
+    assert int(lines[-1]["run"]) > 0
+    assert [lines[-1][name] for name in ("running", "queued", "workers", "idle")] == ["0", "0", "2", "2"]
+
+
 def test_interrupted() -> None:
     """Ctrl-C in the middle of it ends it at once, by the code that shells know."""
     command = command_for(before=NO_RICH)  # which tells its progress to a pipe too
@@ -380,6 +415,9 @@ def test_answers_while_it_works() -> None:
     assert '<meta http-equiv="refresh"' in page
     assert stats["scheduler"]["waiting"] > 1
     assert stats["pool"]["workers"] == 2
+    assert stats["pool"]["completed"] > 0
+    assert re.search(r"<th>pool<td>running<td>\d", page)
+    assert re.search(r"<td>ms run p95<td>\d", page)
     assert set(stats["pool"]["priorities"]) >= {"-2", "0"}
 
 

@@ -1,6 +1,6 @@
 """Index a tree of Python files: a small real service that uses all of dari, and runs in three ways.
 
-By itself, with a progress bar, until everything is read; then it prints a table:
+By itself, with a progress bar and what the pool does just now, until everything is read; then it prints a table:
 
     python docs/examples/indexer.py [DIRECTORY] [--workers N]
 
@@ -29,6 +29,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import stat
 import sys
 import sysconfig
@@ -238,8 +239,22 @@ class Indexer:
                 "seconds": round(seconds, 2),
                 "files per second": round(self.files / max(seconds, 0.001)),
             },
+            "pool": self.pool_now(),
             "most imported": dict(self.modules.most_common(10)),
             "problems": dict(self.problems),
+        }
+
+    def pool_now(self) -> dict[str, int]:
+        """The pool's statistics in brief; times are those of the slowest priority."""
+        stats = self.pool.stats()
+        return {
+            "running": stats.running,
+            "queued": stats.queued,
+            "ms wait p95": round(1000 * max((each.wait.p95 for each in stats.priorities.values()), default=0)),
+            "ms run p95": round(1000 * max((each.run.p95 for each in stats.priorities.values()), default=0)),
+            "completed": stats.completed,
+            "workers": stats.workers,
+            "idle": stats.idle,
         }
 
     def rows(self, names: int) -> Iterator[tuple[str, str, str]]:
@@ -273,28 +288,39 @@ def standalone(settings: Settings) -> None:
 
 
 def with_progress(indexer: Indexer) -> dari.Steps[None]:
-    """Index, and draw the bar ten times a second meanwhile."""
+    """Index, and draw the bar and the pool's statistics ten times a second meanwhile."""
     with progress_bar() as draw:
         work = dari.create_task(indexer.index)
         while not work.done():
             with dari.move_on_after(0.1):
                 yield dari.shield(work)
-            draw(indexer.files + sum(map(len, indexer.problems.values())), indexer.found)
+            done = indexer.files + sum(map(len, indexer.problems.values()))
+            draw(done, indexer.found, ", ".join(f"{number:,} {name}" for name, number in indexer.pool_now().items()))
 
 
 @contextlib.contextmanager
-def progress_bar() -> Generator[Callable[[int, int], object], None, None]:
-    """Give a function that draws how many are done, and of how many."""
+def progress_bar() -> Generator[Callable[[int, int, str], object], None, None]:
+    """Give a function that draws how many are done, of how many, and a line of text."""
     try:
-        from rich.console import Console
+        from rich.console import Console, Group
+        from rich.live import Live
         from rich.progress import Progress
     except ImportError:
-        yield lambda done, of: print(f"\rindexing {done}/{of}", end="", file=sys.stderr, flush=True)
+        width = shutil.get_terminal_size().columns
+        yield lambda done, of, text: print(
+            f"\rindexing {done}/{of}: {text}"[:width].ljust(width), end="", file=sys.stderr, flush=True
+        )
         print(file=sys.stderr)
         return
-    with Progress(console=Console(stderr=True), auto_refresh=False) as progress:
-        bar = progress.add_task("indexing", total=None)
-        yield lambda done, of: progress.update(bar, completed=done, total=of, refresh=True)
+    with Live(console=Console(stderr=True), auto_refresh=False) as live:
+        bar = Progress(console=live.console)
+        files = bar.add_task("indexing", total=None)
+
+        def draw(done: int, of: int, text: str) -> None:
+            bar.update(files, completed=done, total=of)
+            live.update(Group(bar, text), refresh=True)
+
+        yield draw
 
 
 def print_table(rows: Iterator[tuple[str, str, str]]) -> None:
@@ -369,12 +395,12 @@ def respond(indexer: Indexer, method: str, path: str) -> tuple[str, str, str]:
 
 
 def statistics(indexer: Indexer) -> dict[str, object]:
-    scheduler, pool = indexer.scheduler.stats(), indexer.pool.stats()
-    priorities = {priority: each._asdict() for priority, each in pool.priorities.items()}
+    totals = indexer.totals()
+    priorities = {priority: each._asdict() for priority, each in indexer.pool.stats().priorities.items()}
     return {
-        **indexer.totals(),
-        "scheduler": scheduler._asdict(),
-        "pool": pool._asdict() | {"priorities": priorities},
+        **totals,
+        "scheduler": indexer.scheduler.stats()._asdict(),
+        "pool": {**totals["pool"], "priorities": priorities},
     }
 
 
