@@ -17,12 +17,13 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from heapq import heappop, heappush
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from dari._kernel.numbers import whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableSequence
+    from collections.abc import Callable, Iterator, MutableSequence
 
 __all__ = ["Lane", "Lanes"]
 
@@ -115,9 +116,9 @@ class Lanes(Generic[T]):
         if not lane._listed:
             self._list(lane)
 
-    def waiting(self) -> list[T]:
+    def waiting(self) -> Iterator[T]:
         """All items, by priority and in order."""
-        return [item for lane in sorted(self._order, key=lambda lane: lane.rank) for item in lane.waiting()]
+        return chain.from_iterable(lane.items for lane in sorted(self._order, key=lambda lane: lane.rank))
 
     def pop(self) -> T | None:
         """Take one item, or None."""

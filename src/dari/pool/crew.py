@@ -21,6 +21,8 @@ class Crew(Protocol):
     """An engine, as the desk sees it. Every call comes with the desk's lock held."""
 
     max_workers: int
+    shrinking: bool
+    """Some may have to leave: each is to look before it takes a job."""
 
     def call(self) -> None:
         """A job was queued: let somebody come for it."""

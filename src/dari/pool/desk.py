@@ -12,6 +12,7 @@ something to take. Threads are the first engine.
 from __future__ import annotations
 
 from functools import partial
+from itertools import chain, islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any, final
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Desk"]
 
+_AT_ONCE = 200  # jobs that are cancelled in one section: 0.6 ms
 _DEEPEST = 50  # jobs on one stack; each costs it some six frames of the 1000 that Python allows
 
 
@@ -65,6 +67,7 @@ class Desk(Salvage):
         if not self.perform(self._begin_helping, job, seat):
             return not seat.lent and job._rare is not None and job._rare.plan is not None and not job._rare.aside
         self.perform(self._end_helping, job, run(job), seat)
+        del job, seat  # as in `Job._wait`
         return True
 
     def help_no_more(self) -> None:
@@ -91,6 +94,8 @@ class Desk(Salvage):
     def close(self, *, cancel: bool, ask: bool = False) -> None:
         """Let nobody in any more. `cancel` ends what is queued; `ask` leaves a request with what runs."""
         self.perform(self._close, cancel, ask)
+        while cancel and self.perform(self._cancel_some):
+            pass
 
     def resize(self, max_workers: int) -> None:
         self.perform(self.crew.resize, max_workers)
@@ -117,13 +122,13 @@ class Desk(Salvage):
         with self.lock:
             now = monotonic()
             _, idle = self.crew.count()
-            priorities = {
+            readings = {
                 priority: tally.read(self._head_waits(priority, now))
                 for priority, tally in list(self.tallies.items())  # `tally` adds to them without the lock
             }
             workers = {seat.name: WorkerStats(seat.completed, seat.failed) for seat in self.crew.at_work()}
             abandoned = self.abandoned()
-        return frozen(workers, idle, abandoned, priorities)
+        return frozen(workers, idle, abandoned, readings)
 
     # ---- steps: each is a section ---------------------------------------------------------------------------------
 
@@ -200,7 +205,7 @@ class Desk(Salvage):
                 self._abandon(job, rare, CANCELLED)
 
     def _begin_helping(self, job: Job[Any], seat: Seat) -> bool:
-        if job._state is not QUEUED:
+        if job._state is not QUEUED or self.cancelling:
             return False
         if len(seat.below) >= _DEEPEST:
             seat.lent = seat.lent or self.crew.compensate()
@@ -225,8 +230,7 @@ class Desk(Salvage):
         self.open = False
         self._refuse_places()
         if cancel:
-            for job in (*self._queued(), *self.scheduled):
-                self._end_unrun(job, CANCELLED)
+            self.cancelling = self.crew.shrinking = True
         if ask:
             for seat in self.crew.at_work():
                 for running in seat.stack():
@@ -235,6 +239,13 @@ class Desk(Salvage):
         if not self.unfinished:
             self.watch.dismiss()
         self.clock.dismiss()
+
+    def _cancel_some(self) -> bool:
+        """A few of a hundred thousand, so that others get the lock in between. Are there more?"""
+        some = list(islice(chain(self._queued(), self.scheduled), _AT_ONCE))
+        for job in some:
+            self._end_unrun(job, CANCELLED)
+        return len(some) == _AT_ONCE
 
     def _head_waits(self, priority: int, now: float) -> float:
         """How long the first that is queued at `priority` has waited until now."""

@@ -134,16 +134,16 @@ class Flight:
     def _help(self, keeper: Keeper, wake: Callable[[], object]) -> Sequence[Job[Any]]:
         """Run what is queued, until there is one to take. Else gives those of which `wake` is told when they are."""
         with self._lock:
-            jobs = list(self._jobs)
+            jobs = deque(self._jobs)
         later: list[Job[Any]] = []
-        for job in jobs:
-            if self.ready():
-                break
+        while jobs and not self.ready():
+            job = jobs.popleft()
             if job._keeper is keeper and keeper.help(job):
                 if keeper.call_when_queued(job, wake):
                     later.append(job)
                 else:
                     wake()  # it has just been queued, or has ended: look again
+            del job  # as in `Job._wait`
         return later
 
 

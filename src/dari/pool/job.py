@@ -422,8 +422,10 @@ class Job(Remote[T_co]):
                 self._wait_and_help(None if timeout is None else monotonic() + timeout)
             else:
                 self._wait_for_end(allocate_lock(), -1 if timeout is None else min(timeout, TIMEOUT_MAX))
-        if self._waiters is not ENDED:
-            raise TimeoutError(f"{self!r} did not end within {timeout} seconds")
+        late = None if self._waiters is ENDED else TimeoutError(f"{self!r} did not end within {timeout} seconds")
+        del self  # this frame is behind those of an error of a job that ran here: no cycle with that job
+        if late is not None:
+            raise late
 
     def _wait_for_end(self, lock: LockType, timeout: float) -> None:
         lock.acquire()
@@ -459,6 +461,7 @@ class Job(Remote[T_co]):
                 asks_again = keeper.help(self)
         finally:
             keeper.help_no_more()
+            del self  # as in `_wait`
 
     def _forget(self, call: Callable[[], object]) -> None:
         """Who polls by `result(timeout)` must not leave a call behind each time."""
@@ -512,7 +515,7 @@ def run(job: Job[Any]) -> JobState:
     except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the job
         job._result = Error(error.with_traceback(_without_this_frame(error)))
         state = FAILED
-    if state is FAILED and attempts is not None and attempts.failed(job._result.error, monotonic()):
+    if state is FAILED and attempts is not None and attempts.failed(job._result.error, monotonic(), fn, args):
         state = SCHEDULED
     else:
         job._fn = name_of(fn)

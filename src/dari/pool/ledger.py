@@ -84,6 +84,7 @@ class Ledger(Sections):
         self.failure: BaseException | None = None  # what broke the pool
         self.unfinished = 0  # scheduled, queued and running
         self.room = sys.maxsize if max_queue is None else max_queue  # below 0: workers handed in over the bound
+        self.cancelling = False  # closed, and nothing of what is queued is begun any more
         self.draining = False  # closed, but jobs that run may still hand in what they need to end
         self.looks_again = False  # `take` found none, but has not seen all
         self.last_end = 0.0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, final
 from dari._kernel.lanes import Lanes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ["Line"]
 
@@ -52,9 +52,9 @@ class Line(Generic[T]):
         """Whose turn had come before stands before all others of its priority."""
         self._lanes.push_first(priority, item)
 
-    def standing(self) -> list[T]:
+    def standing(self) -> Iterator[T]:
         """All of them, by priority and in order."""
-        return [item for item in self._lanes.waiting() if self._stands(item)]
+        return filter(self._stands, self._lanes.waiting())
 
     def head(self, priority: int) -> T | None:
         items = self._lanes.lane(priority).items

@@ -15,7 +15,7 @@ from dari._kernel.priority import named
 from dari._kernel.stats import Percentiles, table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = ["PoolStats", "PriorityStats", "Tally", "WorkerStats"]
 
@@ -125,25 +125,18 @@ class Tally:
         self.waits: deque[float] = deque(maxlen=_SAMPLES)
         self.runs: deque[float] = deque(maxlen=_SAMPLES)
 
-    def read(self, head_waits: float) -> PriorityStats:
-        """`head_waits`: how long the job at the head of the queue has waited until now."""
-        return PriorityStats(
-            self.scheduled,
-            self.queued,
-            self.running,
-            self.completed,
-            self.failed,
-            self.retried,
-            self.cancelled,
-            self.timed_out,
-            Percentiles.of(self.waits),
-            Percentiles.of(self.runs),
-            max(self.longest_wait, head_waits),
+    def read(self, head_waits: float) -> Callable[[], PriorityStats]:
+        """Call what this gives without the lock: it sorts. `head_waits`: how long the first of the queue has waited."""
+        counts: dict[str, int] = {count: getattr(self, count) for count in _COUNTS}
+        waits, runs = list(self.waits), list(self.runs)
+        longest = max(self.longest_wait, head_waits)
+        return lambda: PriorityStats(
+            **counts, wait=Percentiles.of(waits), run=Percentiles.of(runs), longest_wait=longest
         )
 
 
 def frozen(
-    by_worker: Mapping[str, WorkerStats], idle: int, abandoned: int, priorities: Mapping[int, PriorityStats]
+    by_worker: Mapping[str, WorkerStats], idle: int, abandoned: int, readings: Mapping[int, Callable[[], PriorityStats]]
 ) -> PoolStats:
-    ordered = dict(sorted(priorities.items()))
+    ordered = {priority: readings[priority]() for priority in sorted(readings)}
     return PoolStats(len(by_worker), idle, abandoned, MappingProxyType(ordered), MappingProxyType(by_worker))

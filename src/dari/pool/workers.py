@@ -57,6 +57,7 @@ class Threads:
         self._names = count()
         self._seats: dict[Worker, None] = {}  # in the order of their start
         self._idle: list[Worker] = []
+        self._leaving: list[Thread] = []
 
     def __len__(self) -> int:
         return len(self._seats)
@@ -103,11 +104,13 @@ class Threads:
         self.shrinking = True
         for _ in range(min(len(self._idle), len(self._seats) - max_workers)):
             open_gate(self._idle.pop(0).gate)
-        for _ in range(sum(tally.queued for tally in list(self.desk.tallies.values()))):
+        queued = sum(tally.queued for tally in list(self.desk.tallies.values()))
+        for _ in range(min(queued, len(self._idle) + max_workers)):
             self.call()
 
     def threads(self) -> list[Thread]:
-        return [worker.thread for worker in self._seats if worker.thread is not None]
+        """Also those that have left, and have not ended yet."""
+        return [worker.thread for worker in self._seats if worker.thread is not None] + self._leaving
 
     def starting(self) -> bool:
         """Is there a worker whose thread is not there yet?"""
@@ -123,6 +126,7 @@ class Threads:
         """In the child of a fork there are no workers."""
         self._seats = {}
         self._idle = []
+        self._leaving = []
 
     # ---- what its workers do -------------------------------------------------------------------------------------
 
@@ -137,7 +141,7 @@ class Threads:
         closed = not self.desk.open and not self.desk.scheduled
         if closed or worker.only_nested or len(self._seats) > self.max_workers:
             self._extra = max(0, self._extra - 1)
-            del self._seats[worker]
+            self._leave(worker)
             return False
         self._idle.append(worker)
         return True
@@ -147,7 +151,7 @@ class Threads:
 
         (A count of those that shall leave would be wrong as soon as one left because it was old.)
         """
-        self.shrinking = len(self._seats) > self.max_workers + self._extra
+        self.shrinking = self.desk.cancelling or len(self._seats) > self.max_workers + self._extra
         return self.shrinking
 
     def unpark(self, worker: Worker) -> None:
@@ -160,8 +164,13 @@ class Threads:
         if worker not in self._idle or len(self._seats) <= self.min_workers:
             return False
         self._idle.remove(worker)
-        del self._seats[worker]
+        self._leave(worker)
         return True
+
+    def _leave(self, worker: Worker) -> None:
+        del self._seats[worker]
+        if worker.thread is not None:
+            self._leaving = [*(thread for thread in self._leaving if thread.is_alive()), worker.thread]
 
     def lost(self, worker: Worker, error: BaseException) -> None:
         """It could not start, or its thread was ended from outside: whoever else there is takes over."""
