@@ -369,7 +369,7 @@ def echo(ticket: tuple[int, int]) -> tuple[int, int]:
 
 
 def wakeups(completions: int) -> list[str]:
-    """Coroutines of two loops wait, each for its own result; wave after wave, so that a wake-up lost is never made up."""
+    """Coroutines of two loops wait, each for its own result; in waves, so that a lost wake-up is never made up for."""
     pool, wrongs, got = Pool(4, thread_name_prefix="wakeups"), list[str](), [0, 0]
 
     async def loop(number: int) -> None:
