@@ -23,6 +23,7 @@ from dari.pool import JobState, Pool, Retry, current_job
 from .conftest import PATIENCE
 
 HOURS = 10_000.0
+TURNS = 1500
 
 
 def until(condition):
@@ -150,32 +151,29 @@ def test_an_urgent_job_that_finds_the_queue_full_is_overtaken_by_one_job_at_most
 
 def test_what_is_tried_again_stands_where_its_priority_says(one, gate):
     """An urgent job goes before what was queued meanwhile; a low one does not overtake anybody."""
-    order, held = [], threading.Event()
-    retry = Retry(1, wait_initial=0.0, wait_jitter=0.0)
+    order, jobs = [], {}
 
     def fails_once(name):
         order.append(f"{name} {current_job().attempt}")
         if current_job().attempt == 1:
             raise ValueError
 
-    def wait():
-        assert held.wait(PATIENCE)
+    def stands_again(name):
+        until(lambda: jobs[name].attempt == 2 and jobs[name].state is JobState.QUEUED)
 
     gate.hold(one)
-    jobs = [
-        one.options(priority=priority, retry=retry).submit(fails_once, priority.name)
-        for priority in (Priority.LOW, Priority.URGENT)
-    ]
-    one.options(priority=Priority.HIGH).submit(wait)  # until both are queued again
-    one.options(priority=Priority.LOW).submit(order.append, "low")
+    low, urgent = one.options(priority=Priority.LOW), one.options(priority=Priority.URGENT)
+    retry = Retry(1, wait_initial=0.0, wait_jitter=0.0)
+    jobs["low"] = low.options(retry=retry).submit(fails_once, "low")
+    jobs["urgent"] = urgent.options(retry=retry).submit(fails_once, "urgent")
+    one.options(priority=Priority.HIGH).submit(stands_again, "urgent")
     one.submit(order.append, "normal")
+    low.submit(stands_again, "low")
+    low.submit(order.append, "another low")
     gate.open()
-    until(lambda: jobs[1].attempt == 2)
-    until(lambda: jobs[1].state is not JobState.SCHEDULED)
-    held.set()
     assert one.join(PATIENCE)
 
-    assert order == ["URGENT 1", "URGENT 2", "normal", "LOW 1", "low", "LOW 2"]
+    assert order == ["urgent 1", "urgent 2", "normal", "low 1", "another low", "low 2"]
 
 
 def test_an_urgent_job_that_waits_for_a_low_one_waits_for_nobody_else(one, gate):
@@ -204,8 +202,8 @@ def test_no_wake_up_of_two_loops_is_lost(make_pool):
     pool, got, usual = make_pool(2), {}, sys.getswitchinterval()
 
     async def main(number):
-        for turn in range(300):
-            wave = [(number, turn, each) for each in range(1 + turn % 4)]
+        for turn in range(TURNS):
+            wave = [(number, turn, each) for each in range(2 + turn % 4)]
             assert await asyncio.gather(*[pool.run_sync(tuple, each) for each in wave]) == wave
             got[number] = turn
 
@@ -219,7 +217,7 @@ def test_no_wake_up_of_two_loops_is_lost(make_pool):
     finally:
         sys.setswitchinterval(usual)
 
-    assert got == {0: 299, 1: 299}
+    assert got == {0: TURNS - 1, 1: TURNS - 1}
 
 
 # ---- more threads than allowed ---------------------------------------------------------------------------------------
