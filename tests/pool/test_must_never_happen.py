@@ -11,12 +11,14 @@ import gc
 import sys
 import threading
 import time
+from collections import deque
 from weakref import ref
 
 import pytest
 
 import dari
 from dari._kernel.priority import Priority
+from dari.drivers.mailbox import Mailbox
 from dari.exceptions import JobCancelled, PoolClosed
 from dari.pool import JobState, Pool, Retry, current_job
 
@@ -218,6 +220,25 @@ def test_no_wake_up_of_two_loops_is_lost(make_pool):
         sys.setswitchinterval(usual)
 
     assert got == {0: TURNS - 1, 1: TURNS - 1}
+
+
+def test_who_posts_while_a_box_is_emptied_wakes_it_again():
+    """The same, not left to chance: the call came too late for this time, so there must be a next one."""
+    wakes = []
+
+    class Meddled(deque):
+        def popleft(self):
+            first = super().popleft()
+            if first is str:
+                box.put(int)
+            return first
+
+    box = Mailbox(lambda: wakes.append("wake"))
+    box._calls = Meddled()
+    box.put(str)
+
+    assert (box.take(), len(wakes)) == ([str], 2)
+    assert box.take() == [int]
 
 
 # ---- more threads than allowed ---------------------------------------------------------------------------------------
