@@ -130,10 +130,6 @@ class Errand:
             return JobState.SCHEDULED if self.wish["wait"] == HOURS else JobState.QUEUED
         return JobState.SCHEDULED if self.wish["delay"] == HOURS else JobState.QUEUED
 
-    def is_free(self):
-        """Does nobody keep what it was handed? (The frames of an inline run do, while its error lives: exempt.)"""
-        return self.payload() is None or self.waited_for
-
     def attempt(self):
         return self.runs if self.state() is JobState.RUNNING or (self.ends and self._is_over()) else self.runs + 1
 

@@ -26,6 +26,7 @@ from .conftest import PATIENCE
 
 HOURS = 10_000.0
 TURNS = 1500
+CYCLE = pytest.mark.xfail(reason="a job that failed inline is in the frames of its error: `Desk.help`, `Job._wait`")
 
 
 def until(condition):
@@ -96,7 +97,6 @@ def test_a_shutdown_ends_and_ends_every_wait(gate, in_time):
     assert sorted(map(str, ends)) == sorted(map(str, expected))
 
 
-@pytest.mark.xfail(reason="shutdown() joins those that were there when it began, and those that are there at its end")
 def test_no_thread_is_left_that_came_and_went_while_the_pool_drained():
     """A worker that is started by a job that still runs, runs the last job, and leaves the list in the same moment."""
     pool, begun, go, threads = Pool(2), threading.Event(), threading.Event(), []
@@ -368,8 +368,7 @@ def test_a_payload_is_free_whoever_cancels(gate, way):
     assert pool.shutdown(timeout=PATIENCE)
 
 
-@pytest.mark.xfail(reason="frames of an inline run keep what ended: Desk.help's `calls` and `job`, Job._wait's `self`")
-@pytest.mark.parametrize("asked", [False, True], ids=["failed", "asked to end"])
+@pytest.mark.parametrize("asked", [pytest.param(False, marks=CYCLE), True], ids=["failed", "asked to end"])
 def test_what_failed_inline_is_free_without_the_collector(one, asked):
     """Its frames when its error is forgotten, and its payload when it has ended, though the error lives."""
     refs = []
