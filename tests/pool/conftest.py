@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,14 @@ import pytest
 from dari.pool import Pool
 
 PATIENCE = 10  # seconds until a wait that should end is a failure
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Spin until it holds: for what only another thread can bring about, and no event tells."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
 
 
 class Gate:

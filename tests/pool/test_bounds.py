@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
 from dari.exceptions import PoolClosed, QueueFull
 from dari.pool import Pool
+
+from .conftest import until
 
 
 def blocked(call):
@@ -24,14 +25,6 @@ def blocked(call):
     thread = threading.Thread(target=run)
     thread.start()
     return thread, answers
-
-
-def until(condition):
-    """Spin until it holds: for what only another thread can bring about, and no event tells."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.0005)
 
 
 def standing(pool):

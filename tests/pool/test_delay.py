@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-import time
 import weakref
 
 import pytest
@@ -15,14 +14,9 @@ from dari.exceptions import JobCancelled, PoolClosed, QueueFull, WorkerLost
 from dari.pool import JobState
 from dari.pool import clock as module
 
+from .conftest import until
+
 LATER = 100  # seconds; never in a test
-
-
-def until(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.0005)
 
 
 class Payload:

@@ -10,7 +10,6 @@ import asyncio
 import gc
 import sys
 import threading
-import time
 from collections import deque
 from weakref import ref
 
@@ -22,19 +21,10 @@ from dari.drivers.mailbox import Mailbox
 from dari.exceptions import JobCancelled, PoolClosed
 from dari.pool import JobState, Pool, Retry, current_job
 
-from .conftest import PATIENCE
+from .conftest import PATIENCE, until
 
 HOURS = 10_000.0
 TURNS = 1500
-CYCLE = pytest.mark.xfail(reason="a job that failed inline is in the frames of its error: `Desk.help`, `Job._wait`")
-
-
-def until(condition):
-    """Spin until it holds: for what only another thread can bring about, and no event tells."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.0005)
 
 
 # ---- a shutdown that hangs -------------------------------------------------------------------------------------------
@@ -368,7 +358,7 @@ def test_a_payload_is_free_whoever_cancels(gate, way):
     assert pool.shutdown(timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("asked", [pytest.param(False, marks=CYCLE), True], ids=["failed", "asked to end"])
+@pytest.mark.parametrize("asked", [False, True], ids=["failed", "asked to end"])
 def test_what_failed_inline_is_free_without_the_collector(one, asked):
     """Its frames when its error is forgotten, and its payload when it has ended, though the error lives."""
     refs = []

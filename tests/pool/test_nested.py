@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
@@ -11,12 +10,7 @@ import dari
 from dari.exceptions import BlockingCallError
 from dari.pool import Retry, current_job
 
-
-def until(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.0005)
+from .conftest import until
 
 
 def test_recursion_on_one_worker_does_not_deadlock(one):

@@ -7,7 +7,6 @@ import gc
 import os
 import random
 import threading
-import time
 import weakref
 from contextvars import ContextVar
 
@@ -19,15 +18,10 @@ from dari import testing
 from dari.exceptions import JobCancelled, JobTimeout, TaskCancelledError
 from dari.pool import JobState, Retry, current_job
 
+from .conftest import until
+
 AT_ONCE = Retry(wait_initial=0, wait_jitter=0)
 LATER = Retry(wait_initial=100, wait_max=100, wait_jitter=0)
-
-
-def until(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.0005)
 
 
 class Failing:

@@ -13,14 +13,9 @@ import dari
 from dari.exceptions import JobTimeout
 from dari.pool import JobState, Pool, current_job
 
+from .conftest import until
+
 SOON = 0.01
-
-
-def until(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.0005)
 
 
 class Payload:

@@ -10,12 +10,7 @@ import pytest
 from dari.exceptions import PoolClosed, WorkerLost
 from dari.pool import workers as module
 
-
-def until(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+from .conftest import until
 
 
 def test_threads_start_on_demand_one_per_job_that_finds_nobody_idle(make_pool, gate):
