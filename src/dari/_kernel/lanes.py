@@ -52,7 +52,7 @@ class Lane(Generic[T]):
 
     def next(self) -> T:
         """Take out the first."""
-        return cast("deque[T]", self.items).popleft()
+        return self.items.popleft()  # type: ignore[attr-defined, no-any-return]  # no `cast`: it costs 40 ns of 300
 
     def remove(self, item: T) -> None:
         self.items.remove(item)
@@ -98,7 +98,12 @@ class Lanes(Generic[T]):
 
     def push(self, priority: int, item: T) -> None:
         """Add what was woken."""
-        self.add(self._lanes.get(2 * priority) or self.lane(priority), item)
+        lane = self._lanes.get(2 * priority)
+        if lane is None:
+            lane = self.lane(priority)
+        lane.items.append(item)
+        if not lane._listed:
+            self._list(lane)
 
     def push_aside(self, priority: int, item: T) -> None:
         """Add what stepped aside by itself: it goes behind everything woken of its priority."""

@@ -22,7 +22,7 @@ from enum import Enum
 from functools import partial
 from threading import TIMEOUT_MAX
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, final
 
 from dari._kernel.outcome import Error, Value
 from dari.drivers.blocking import refuse_to_block
@@ -492,7 +492,8 @@ def run(job: Job[Any]) -> JobState:
 
     Whatever the call raises fails this job and nothing else: SystemExit and KeyboardInterrupt too.
     """
-    fn, args, context = cast("Callable[..., Any]", job._fn), job._args, job._context
+    fn: Any = job._fn
+    args, context = job._args, job._context
     assert args is not None
     assert context is not None
     attempts = None if job._rare is None else job._rare.attempts
@@ -518,7 +519,8 @@ def run(job: Job[Any]) -> JobState:
     if state is FAILED and attempts is not None and attempts.failed(job._result.error, monotonic(), fn, args):
         state = SCHEDULED
     else:
-        job._fn = name_of(fn)
+        name = getattr(fn, "__qualname__", None)
+        job._fn = name if type(name) is str else name_of(fn)
         job._args = job._context = None
     del job, fn, args, context  # the frames in an error's traceback keep this one, by `f_back`: no cycle with the job
     return state

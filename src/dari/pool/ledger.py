@@ -10,6 +10,7 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from dari._kernel.lanes import Lanes
 from dari._kernel.outcome import Error, Value
 from dari.exceptions import PoolClosed, WorkerLost
 from dari.pool.hooks import Hooks, call_hook
@@ -104,8 +105,9 @@ class Ledger(Sections):
 
     def take(self) -> Job[Any] | None:
         """The next job, for whoever starts it now. None: there is none; or, if `looks_again`, not among the first."""
+        line = self._line
         for _ in range(_AT_ONCE):
-            job = self._line.pop()
+            job = line.pop() if line.left_marks else Lanes.pop(line)  # a call less: 0.1 µs of 4
             if job is None:
                 return None
             rare = job._rare
@@ -280,7 +282,7 @@ class Ledger(Sections):
         if job._rare is not None:
             job._rare.aside = False
         if job._rare is not None and job._rare.attempts is not None:
-            line.remove(job._tally.priority, job)  # a mark would stand for it when it is queued again
+            line.take_out(job._tally.priority, job)  # a mark would stand for it when it is queued again
             self._claim(job)
         else:
             self._claim(job)

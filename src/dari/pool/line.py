@@ -9,7 +9,7 @@ half of a lane are marks, they are swept out: each cancel pays for one mark, on 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar, final
+from typing import TYPE_CHECKING, TypeVar, final
 
 from dari._kernel.lanes import Lanes
 
@@ -24,70 +24,59 @@ _WORTH_SWEEPING = 64  # marks in one lane; below that a sweep costs more than it
 
 
 @final
-class Line(Generic[T]):
+class Line(Lanes[T]):
     """By priority, FIFO inside, with the starvation bound of `Lanes`. Used under the pool's lock only."""
 
-    __slots__ = ("_lanes", "_left", "_stands")
+    __slots__ = ("_stands", "left_marks")
 
     def __init__(self, starvation_limit: int | None, stands: Callable[[T], bool]) -> None:
-        self._lanes: Lanes[T] = Lanes(starvation_limit)
+        super().__init__(starvation_limit)
         self._stands = stands
-        self._left: dict[int, int] = {}  # marks per priority, where there are any
-
-    def __bool__(self) -> bool:
-        return bool(self._lanes)
-
-    def push(self, priority: int, item: T) -> None:
-        self._lanes.push(priority, item)
+        self.left_marks: dict[int, int] = {}  # per priority, where there are any
 
     def pop(self) -> T | None:
         """Whose turn it is, or None; never one that left."""
-        item = self._lanes.pop()
-        if self._left:
-            for priority in tuple(self._left):
-                self._trim(priority)
+        item = super().pop()
+        for priority in tuple(self.left_marks):
+            self._trim(priority)
         return item
-
-    def push_first(self, priority: int, item: T) -> None:
-        """Whose turn had come before stands before all others of its priority."""
-        self._lanes.push_first(priority, item)
 
     def standing(self) -> Iterator[T]:
         """All of them, by priority and in order."""
-        return filter(self._stands, self._lanes.waiting())
+        return filter(self._stands, self.waiting())
 
     def head(self, priority: int) -> T | None:
-        items = self._lanes.lane(priority).items
+        items = self.lane(priority).items
         return items[0] if items else None
 
     def left(self, priority: int) -> None:
         """One that stood at `priority` stands no more (and `stands` says so)."""
-        marks = self._left[priority] = self._left.get(priority, 0) + 1
-        items = self._lanes.lane(priority).items
+        marks = self.left_marks[priority] = self.left_marks.get(priority, 0) + 1
+        items = self.lane(priority).items
         if marks > _WORTH_SWEEPING and 2 * marks > len(items):
             standing = [item for item in items if self._stands(item)]
             items.clear()
             items.extend(standing)
-            self._left[priority] = 0
+            self.left_marks[priority] = 0
         self._trim(priority)
 
-    def remove(self, priority: int, item: T) -> None:
+    def take_out(self, priority: int, item: T) -> None:
         """Take it out, wherever it stands: for those that may come back. A search, so not for everybody."""
-        lane = self._lanes.lane(priority)
+        lane = self.lane(priority)
         lane.remove(item)
-        if priority in self._left:
+        if priority in self.left_marks:
             self._trim(priority)
         else:
-            self._lanes.tidy(lane)
+            self.tidy(lane)
 
     def _trim(self, priority: int) -> None:
-        lane = self._lanes.lane(priority)
-        marks = self._left[priority]
+        lane = self.lane(priority)
+        marks = self.left_marks[priority]
         while marks and not self._stands(lane.items[0]):
             lane.next()
             marks -= 1
         if marks:
-            self._left[priority] = marks
+            self.left_marks[priority] = marks
         else:
-            del self._left[priority]
-        self._lanes.tidy(lane)
+            del self.left_marks[priority]
+        self.tidy(lane)

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import deque
 from functools import partial
 from threading import RLock
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from dari.exceptions import DariError
 from dari.pool.calls import make
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Sections"]
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Sections:
@@ -41,17 +41,17 @@ class Sections:
         self.calls: deque[Callable[[], object]] = deque()  # to be made after the section
         self.later: deque[Callable[[], object]] = deque()  # sections that were put off
 
-    def perform(self, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T | None:
+    def perform(self, step: Callable[[*Ts], T], /, *args: *Ts) -> T | None:
         """Make `step(...)` a section, then the calls that it left. Gives what it gave; None, if it is put off."""
         calls: deque[Callable[[], object]] | None = None
         try:
             with self.lock:
                 if self.inside:
-                    self.later.append(partial(step, *args, **kwargs))
+                    self.later.append(partial(step, *args))
                     return None
                 self.inside = True
                 try:
-                    return step(*args, **kwargs)
+                    return step(*args)
                 except DariError:
                     raise  # a refusal, before anything was changed
                 except BaseException:

@@ -19,13 +19,14 @@ from _thread import allocate_lock
 from functools import partial
 from itertools import count
 from threading import TIMEOUT_MAX, Thread, current_thread
+from time import sleep
 from typing import TYPE_CHECKING, Any, Final, final
 
 from dari._kernel.outcome import Error
 from dari.exceptions import WorkerLost
 from dari.pool.calls import make, open_gate, spawn
 from dari.pool.desk import Desk
-from dari.pool.job import FAILED, Job, JobState, Seat, here, run
+from dari.pool.job import COMPLETED, FAILED, Job, JobState, Seat, here, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -241,22 +242,33 @@ class Worker(Seat):
     def _serve(self) -> bool:
         """Run jobs until there are none, then wait for the gate. False: the worker has left."""
         crew, desk = self.crew, self.crew.desk
+        lock = desk.lock
         done: Job[Any] | None = None
         state: JobState = FAILED
         while True:
             stays = may_take = True
-            with desk.lock:  # one section: end the last, take the next
+            if not lock.acquire(False):
+                wait_for(lock)
+            try:  # one section: end the last, take the next
                 desk.inside = True
                 if done is not None:
                     may_take = desk.end(done, state)
-                    self.count(state)
+                    if state is COMPLETED:
+                        self.completed += 1
+                    else:
+                        self.count(state)
                 leaves = crew.shrinking and crew.too_many()
                 self.job = job = self.take() if may_take and not leaves else None
                 if desk.looks_again:
                     desk.looks_again = may_take = False
                 if job is None and may_take:
                     stays = crew.park(self)
-                calls = desk.leave()
+                if desk.later or desk.calls:
+                    calls = desk.leave()
+                else:
+                    calls, desk.inside = None, False
+            finally:
+                lock.release()
             if calls:
                 make(calls)
             if job is not None:
@@ -270,16 +282,28 @@ class Worker(Seat):
         done = None  # an idle worker keeps nothing alive
         if stays:
             opened = self.gate.acquire(True, crew.patience)
-            with desk.lock:
+            if not lock.acquire(False):
+                wait_for(lock)
+            try:
                 desk.inside = True
                 leaves = not opened and crew.grow_old(self)
                 if not leaves:
                     crew.unpark(self)
                 calls = desk.leave()
+            finally:
+                lock.release()
             if calls:
                 make(calls)
             return not leaves
         return False
+
+
+def wait_for(lock):
+    for _ in range(20):
+        sleep(0)
+        if lock.acquire(False):
+            return
+    lock.acquire()
 
 
 @final
