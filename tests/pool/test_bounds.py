@@ -29,7 +29,7 @@ def blocked(call):
 
 def standing(pool):
     """How many wait for a place."""
-    return len(pool._desk._places._lanes)
+    return len(pool._desk._places)
 
 
 def test_a_full_queue_raises_where_told_to(make_pool, gate):

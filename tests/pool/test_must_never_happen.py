@@ -66,7 +66,7 @@ def test_a_shutdown_ends_and_ends_every_wait(gate, in_time):
     threads = [waits(job.result) for job in (running, later, outer, *queued)]
     threads += [waits(lambda: pool.submit(pow, 2, 7)), waits(lambda: asyncio.run(coroutine()))]
     threads += [waits(lambda: dari.run(task)), waits(pool.join)]
-    until(lambda: len(pool._desk._places._lanes) == 3)
+    until(lambda: len(pool._desk._places) == 3)
 
     if in_time:
         assert not pool.shutdown(timeout=0.01)
@@ -132,7 +132,7 @@ def test_an_urgent_job_that_finds_the_queue_full_is_overtaken_by_one_job_at_most
         view = pool.options(priority=priority)
         threads.append(threading.Thread(target=view.submit, args=(order.append, priority.name)))
         threads[-1].start()
-        until(lambda: len(pool._desk._places._lanes) == len(threads))
+        until(lambda: len(pool._desk._places) == len(threads))
     gate.open()
     for thread in threads:
         thread.join(PATIENCE)

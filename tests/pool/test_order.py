@@ -101,7 +101,7 @@ def test_a_line_keeps_no_more_marks_than_it_has_items():
     for number in range(100_000):
         line.push(0, number)
         line.left(0)
-        assert len(line._lanes) < 200
+        assert len(line) < 200
     line.push(0, "last")
 
     assert (*ends, None) == (line.pop(), line.pop(), line.pop())

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, final
 
-from dari._kernel.contract import Operation
 from dari._kernel.outcome import Value
 from dari.drivers.wakeup import Remote
 from dari.exceptions import JobCancelled, PoolClosed
@@ -34,6 +33,10 @@ class Door(Protocol):
     """The pool, as those who wait for a place see it."""
 
     lock: LockType
+
+    def offer(self, job: Job[Any], /) -> bool:
+        """Let the job in if there is a place for it. Raises PoolClosed."""
+        ...
 
     def stand(self, place: Place[Any], /) -> None:
         """Let its job in now, or put it in line. Raises PoolClosed."""
@@ -110,29 +113,57 @@ class Place(Remote[Job[T_co]]):
 
 
 @final
-class Run(Operation[T_co]):
+class Run(Remote[T_co]):
     """`await pool.run_sync(fn)`: wait for a place and for the result.
 
     Cancelled, it cancels the job and awaits its end.
     """
 
-    __slots__ = ("_place",)
+    __slots__ = ("_begun", "_door", "_job")
 
-    def __init__(self, place: Place[T_co]) -> None:
-        self._place: Final = place
+    def __init__(self, door: Door, job: Job[T_co]) -> None:
+        self._door: Final = door
+        self._job: Final = job
+        self._begun = False
 
     def __repr__(self) -> str:
-        return f"run_sync of {self._place.job!r}"
+        return f"run_sync of {self._job!r}"
 
     def begin(self, task: Any) -> None:
         try:
-            self._place.enter()
+            self._begin(None)
         except (PoolClosed, RuntimeError) as error:
             task.fail(error)
         else:
-            self._place.job.begin(task)
+            self._job.begin(task)
+
+    def call_when_ended(self, call: Callable[[], object]) -> None:
+        self._begin(call)
+
+    def request_end(self) -> object:
+        return self._job.request_end()
+
+    def ended(self) -> bool:
+        return self._begun and self._job.ended()
+
+    def outcome(self) -> Outcome[T_co] | None:
+        return self._job.outcome()
+
+    def cancelled_error(self) -> JobCancelled:
+        return self._job.cancelled_error()
 
     def _outside(self) -> Generator[Any, Any, T_co]:
-        waiting = self._place.job._outside()
-        self._place.enter()
+        waiting = super()._outside()
+        self._refuse_twice()
         return waiting
+
+    def _begin(self, call: Callable[[], object] | None) -> None:
+        self._refuse_twice()
+        self._begun = True
+        self._job._waiters = call  # nobody else knows the job yet, so this needs no lock
+        if not self._door.offer(self._job):
+            self._door.stand(Place(self._door, self._job))
+
+    def _refuse_twice(self) -> None:
+        if self._begun:
+            raise RuntimeError(f"{self!r} was waited for before: each job needs a call of its own")

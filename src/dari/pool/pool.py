@@ -139,7 +139,7 @@ class View:
 
         Cancelled, it cancels the job, and waits for its real end.
         """
-        return Run(Place(self._desk, self._job(fn, args, kwargs)))
+        return Run(self._desk, self._job(fn, args, kwargs))
 
     def map(
         self, fn: Callable[..., T], *iterables: Iterable[Any], max_in_flight: int | None = None, ordered: bool = True
