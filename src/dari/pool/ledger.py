@@ -10,7 +10,6 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from dari._kernel.lanes import Lanes
 from dari._kernel.outcome import Error, Value
 from dari.exceptions import PoolClosed, WorkerLost
 from dari.pool.hooks import Hooks, call_hook
@@ -107,7 +106,7 @@ class Ledger(Sections):
         """The next job, for whoever starts it now. None: there is none; or, if `looks_again`, not among the first."""
         line = self._line
         for _ in range(_AT_ONCE):
-            job = line.pop() if line.left_marks else Lanes.pop(line)  # a call less: 0.1 µs of 4
+            job = line.next()
             if job is None:
                 return None
             rare = job._rare
@@ -214,7 +213,7 @@ class Ledger(Sections):
         assert limit is not None
         rare.holds = False
         limit.free += 1
-        job = limit.aside.pop()
+        job = limit.aside.next()
         if job is not None:
             job._rarely().aside = False
             self._line.push_first(job._tally.priority, job)
@@ -335,7 +334,7 @@ class Ledger(Sections):
 
     def _let_in(self) -> None:
         """Places came free: they go to who waits, by priority."""
-        while self.room > 0 and (place := self._places.pop()) is not None:
+        while self.room > 0 and (place := self._places.next()) is not None:
             self._enqueue(place.job)
             self._settle(place, Value(place.job))
 
@@ -347,7 +346,7 @@ class Ledger(Sections):
             place.call = None
 
     def _refuse_places(self, cause: BaseException | None = None) -> None:
-        while (place := self._places.pop()) is not None:
+        while (place := self._places.next()) is not None:
             refusal = Error(self._never(place.job, cause))
             self._end_refused(place.job, FAILED, refusal)
             self._settle(place, refusal)

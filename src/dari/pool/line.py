@@ -27,18 +27,19 @@ _WORTH_SWEEPING = 64  # marks in one lane; below that a sweep costs more than it
 class Line(Lanes[T]):
     """By priority, FIFO inside, with the starvation bound of `Lanes`. Used under the pool's lock only."""
 
-    __slots__ = ("_stands", "left_marks")
+    __slots__ = ("_left", "_stands")
 
     def __init__(self, starvation_limit: int | None, stands: Callable[[T], bool]) -> None:
         super().__init__(starvation_limit)
         self._stands = stands
-        self.left_marks: dict[int, int] = {}  # per priority, where there are any
+        self._left: dict[int, int] = {}  # per priority, where there are any
 
-    def pop(self) -> T | None:
+    def next(self) -> T | None:
         """Whose turn it is, or None; never one that left."""
-        item = super().pop()
-        for priority in tuple(self.left_marks):
-            self._trim(priority)
+        item = self.pop()
+        if self._left:
+            for priority in tuple(self._left):
+                self._trim(priority)
         return item
 
     def standing(self) -> Iterator[T]:
@@ -51,32 +52,32 @@ class Line(Lanes[T]):
 
     def left(self, priority: int) -> None:
         """One that stood at `priority` stands no more (and `stands` says so)."""
-        marks = self.left_marks[priority] = self.left_marks.get(priority, 0) + 1
+        marks = self._left[priority] = self._left.get(priority, 0) + 1
         items = self.lane(priority).items
         if marks > _WORTH_SWEEPING and 2 * marks > len(items):
             standing = [item for item in items if self._stands(item)]
             items.clear()
             items.extend(standing)
-            self.left_marks[priority] = 0
+            self._left[priority] = 0
         self._trim(priority)
 
     def take_out(self, priority: int, item: T) -> None:
         """Take it out, wherever it stands: for those that may come back. A search, so not for everybody."""
         lane = self.lane(priority)
         lane.remove(item)
-        if priority in self.left_marks:
+        if priority in self._left:
             self._trim(priority)
         else:
             self.tidy(lane)
 
     def _trim(self, priority: int) -> None:
         lane = self.lane(priority)
-        marks = self.left_marks[priority]
+        marks = self._left[priority]
         while marks and not self._stands(lane.items[0]):
             lane.next()
             marks -= 1
         if marks:
-            self.left_marks[priority] = marks
+            self._left[priority] = marks
         else:
-            del self.left_marks[priority]
+            del self._left[priority]
         self.tidy(lane)

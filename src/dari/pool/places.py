@@ -56,6 +56,8 @@ class Place(Remote[Job[T_co]]):
 
     __slots__ = ("answer", "call", "door", "job", "settled", "stood")
 
+    may_be_dropped = False
+
     def __init__(self, door: Door, job: Job[T_co]) -> None:
         self.door: Final = door
         self.job: Final = job
@@ -120,6 +122,8 @@ class Run(Remote[T_co]):
     """
 
     __slots__ = ("_begun", "_door", "_job")
+
+    may_be_dropped = False
 
     def __init__(self, door: Door, job: Job[T_co]) -> None:
         self._door: Final = door

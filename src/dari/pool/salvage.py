@@ -91,7 +91,7 @@ class Salvage(Ledger):
         self.watch.forget_everything()
         for limit in self.limits.values():
             limit.recount((), self._new_line)
-        while (place := self._places.pop()) is not None:
+        while (place := self._places.next()) is not None:
             jobs.append(place.job)
             place.answer, place.call, place.settled = Error(_lost(place.job)), None, True
         for job in jobs:

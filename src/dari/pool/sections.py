@@ -9,6 +9,9 @@ the garbage collector happens to. With a plain lock, a `submit` there would wait
 interrupted, for ever (CPython PR #151482; facts/pool.md c: TPE dies of it). So the lock is reentrant, `inside` says
 that a section is under way, and what comes meanwhile on the same thread is put off till its end (`later`).
 
+**Workers never wait for the lock** in the way of locks (`take_turn`); all others do, for only so can Ctrl-C not come
+between the lock and the block that gives it back.
+
 **What comes may raise**: Ctrl-C does, in the middle of whatever the main thread does. Then the ledger counts anew what
 is there (`mend`). CPython lets signals in after a call and at the start of a function, so between two lines without a
 call nothing can be lost: hence the shape of `perform`. Who shall wake up is woken inside of the section, for that is
@@ -20,6 +23,7 @@ from __future__ import annotations
 from collections import deque
 from functools import partial
 from threading import RLock
+from time import sleep
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from dari.exceptions import DariError
@@ -28,7 +32,9 @@ from dari.pool.calls import make
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Sections"]
+__all__ = ["Sections", "take_turn"]
+
+_PATIENCE = 20  # times that others may go on first
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -93,3 +99,19 @@ class Sections:
     def mend(self) -> None:
         """In a section that was broken off by an error from outside."""
         raise NotImplementedError
+
+
+def take_turn(lock: Any) -> None:
+    """Acquire the pool's lock, for a worker: not by waiting for it.
+
+    Who waits for a lock gets it first, and then waits for the interpreter's (the GIL), which whoever runs gives away
+    only when he waits for something, this lock for instance; so each has what the other needs, and threads are
+    switched twice for every job (a convoy: Blasgen et al., "The Convoy Phenomenon", 1979). Somebody holds the lock
+    without the GIL only if he was interrupted in a section: let him go on, and ask again. So 10 waits for the lock are
+    left of 3000 in a burst of 20 000 jobs that do nothing, which takes 0.6 of the time (benchmarks/pool.py).
+    """
+    for _ in range(_PATIENCE):
+        if lock.acquire(False):
+            return
+        sleep(0)
+    lock.acquire()

@@ -19,7 +19,6 @@ from _thread import allocate_lock
 from functools import partial
 from itertools import count
 from threading import TIMEOUT_MAX, Thread, current_thread
-from time import sleep
 from typing import TYPE_CHECKING, Any, Final, final
 
 from dari._kernel.outcome import Error
@@ -27,6 +26,7 @@ from dari.exceptions import WorkerLost
 from dari.pool.calls import make, open_gate, spawn
 from dari.pool.desk import Desk
 from dari.pool.job import COMPLETED, FAILED, Job, JobState, Seat, here, run
+from dari.pool.sections import take_turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -247,8 +247,7 @@ class Worker(Seat):
         state: JobState = FAILED
         while True:
             stays = may_take = True
-            if not lock.acquire(False):
-                wait_for(lock)
+            take_turn(lock)
             try:  # one section: end the last, take the next
                 desk.inside = True
                 if done is not None:
@@ -282,8 +281,7 @@ class Worker(Seat):
         done = None  # an idle worker keeps nothing alive
         if stays:
             opened = self.gate.acquire(True, crew.patience)
-            if not lock.acquire(False):
-                wait_for(lock)
+            take_turn(lock)
             try:
                 desk.inside = True
                 leaves = not opened and crew.grow_old(self)
@@ -296,14 +294,6 @@ class Worker(Seat):
                 make(calls)
             return not leaves
         return False
-
-
-def wait_for(lock):
-    for _ in range(20):
-        sleep(0)
-        if lock.acquire(False):
-            return
-    lock.acquire()
 
 
 @final
