@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 
 import pytest
 
+import dari
 from dari.exceptions import PoolClosed, WorkerLost
 from dari.pool import workers as module
 
@@ -257,17 +259,31 @@ def test_a_thread_is_named_for_the_job_that_it_runs(make_pool):
     assert thread.name == "other"
 
 
-def test_handing_in_a_job_does_not_wait_until_a_thread_has_started(make_pool, monkeypatch):
-    """Beside one that computes that takes many milliseconds, which an event loop has not got."""
-    go, start = threading.Event(), threading.Thread.start
+@pytest.mark.parametrize("world", ["asyncio", "a task"])
+def test_a_loop_does_not_wait_until_a_thread_has_started(make_pool, monkeypatch, world):
+    """Beside a thread that computes that takes many milliseconds, which an event loop has not got."""
+    go, start, jobs = threading.Event(), threading.Thread.start, []
 
     def start_late(self):
         assert go.wait(10)
         start(self)
 
+    def hand_in():
+        jobs.append(make_pool(1).submit(int))
+        jobs.append(make_pool(1).options(delay=0.001).submit(int))
+
+    async def main():
+        hand_in()
+
+    def task():
+        hand_in()
+        yield
+
     monkeypatch.setattr(threading.Thread, "start", start_late)
-    job = make_pool(1).submit(int)
-    timed = make_pool(1).options(delay=0.001).submit(int)
+    if world == "asyncio":
+        asyncio.run(main())
+    else:
+        dari.run(task)
     go.set()
 
-    assert (job.result(timeout=10), timed.result(timeout=10)) == (0, 0)
+    assert [job.result(timeout=10) for job in jobs] == [0, 0]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from _thread import start_new_thread
 from typing import TYPE_CHECKING
 
+from dari.drivers.blocking import way_out
+
 if TYPE_CHECKING:
     from _thread import LockType
     from collections import deque
@@ -41,11 +43,12 @@ def open_gate(gate: LockType) -> None:
 
 
 def spawn(thread: Callable[[], Thread], failed: Callable[[RuntimeError], object]) -> None:
-    """Start `thread()`, and wait for nothing.
+    """Start `thread()`; where a loop or a scheduler runs, without waiting for anything.
 
-    `Thread.start` waits until the new thread runs, in the midst of somebody's event loop: for 13 ms (median) beside a
-    thread that computes. So a bare thread does that, and here it takes 0.14 ms. `failed` is called where none can be
-    had, or (3.12) the interpreter is on its way out.
+    `Thread.start` waits until the new thread runs, beside a thread that computes for 13 ms (median), which a loop
+    has not got. There a bare thread does it, and it takes 0.14 ms. (Not everywhere: a bare thread may come too late
+    for a program that ends just now.) `failed` is called where no thread can be had, or (3.12) the interpreter is on
+    its way out.
     """
 
     def start() -> None:
@@ -54,6 +57,9 @@ def spawn(thread: Callable[[], Thread], failed: Callable[[RuntimeError], object]
         except RuntimeError as error:
             failed(error)
 
+    if way_out(task="", loop="") is None:
+        start()
+        return
     try:
         start_new_thread(start, ())
     except RuntimeError as error:
