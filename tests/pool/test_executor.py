@@ -15,6 +15,8 @@ import uvloop
 from dari.exceptions import Cancelled, QueueFull, WorkerLost
 from dari.pool import current_job
 
+from .conftest import until
+
 LOOPS = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 
 
@@ -87,7 +89,7 @@ def test_a_callback_finds_the_pool_settled(one):
     future = executor.submit(lambda: held.wait(10))
     future.add_done_callback(call_back)
     held.set()
-    assert one.join(10)
+    until(lambda: seen)
 
     assert seen == [(0, 1, 16, True)]
 

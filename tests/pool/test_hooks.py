@@ -11,6 +11,8 @@ import pytest
 import dari
 from dari.pool import JobState, Pool, Retry, current_job
 
+from .conftest import until
+
 variable = contextvars.ContextVar("variable", default="unset")
 
 
@@ -36,7 +38,7 @@ def test_hooks_tell_of_every_job(make_pool, gate):
     pool.options(name="unwanted").submit(int).cancel()
     gate.open()
     pool.options(name="wrong").submit(divmod, 1, 0).exception()
-    pool.join()
+    until(lambda: ("end", "wrong", "failed") in told)
 
     flaky_name = flaky.__qualname__
     assert told[:5] == [
@@ -83,9 +85,8 @@ def test_a_hook_that_fails_harms_nobody(make_pool, caplog):
 
     assert pool.options(retry=Retry(wait_initial=0, wait_jitter=0)).submit(flaky).result(timeout=10) == "done"
     assert pool.submit(pow, 2, 3).result(timeout=10) == 8
-    pool.join()
     for hook in ("on_start", "on_retry", "on_end"):
-        assert any(hook in record.message for record in caplog.records)
+        until(lambda hook=hook: any(hook in record.message for record in caplog.records))
 
 
 def test_a_hook_may_use_the_pool(make_pool):
@@ -98,7 +99,7 @@ def test_a_hook_may_use_the_pool(make_pool):
 
     pool = make_pool(1, on_end=on_end)
     pool.options(name="first").submit(int)
-    assert pool.join(10)
+    until(lambda: results)
 
     assert results == [8]
 
@@ -197,5 +198,5 @@ def test_a_callback_that_was_removed_is_not_called(one, gate):
     assert (job.remove_done_callback(called.append), job.remove_done_callback(called.append)) == (2, 0)
     gate.open()
     job.result(timeout=10)
-    one.join()
+    until(lambda: other)
     assert (called, other, job.state) == ([], [job], JobState.COMPLETED)
