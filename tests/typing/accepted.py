@@ -166,6 +166,18 @@ def pools(pool: dari.Pool) -> None:
     assert_type(dari.Pipeline(pool.map(str, [1])), dari.Pipeline[str])
 
 
+def lives_of_jobs(job: dari.Job[int]) -> None:
+    pool = dari.Pool(
+        limits={"db": 2}, on_start=print, on_retry=lambda job, error, wait: None, on_end=lambda job: job.name
+    )
+    assert_type(pool.options(key="db", abandon_on_cancel=True).submit(len, "x"), dari.Job[int])
+    job.report(0.5)
+    assert_type(job.progress, object)
+    assert_type(job.remove_done_callback(print), int)
+    assert_type(pool.stats().by_worker["dari-0"].completed, int)
+    pool.resize(3)
+
+
 def mapping(pool: dari.Pool) -> dari.Steps[None]:
     maybe = yield from pool.map(len, ["text"]).get(default=None)
     assert_type(maybe, int | None)

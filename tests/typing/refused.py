@@ -57,3 +57,10 @@ async def groups() -> None:
         await task
         number: int = task.result()  # error
         task.remove_done_callback(number)  # error
+
+
+def pools(pool: dari.Pool) -> None:
+    dari.Pool(limits={"db": "2"})  # error
+    dari.Pool(on_retry=lambda job: None)  # error
+    pool.options(key=1)  # error
+    pool.resize("3")  # error
