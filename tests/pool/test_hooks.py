@@ -9,6 +9,7 @@ import threading
 import pytest
 
 import dari
+from dari.exceptions import Cancelled
 from dari.pool import JobState, Pool, Retry, current_job
 
 from .conftest import until
@@ -102,6 +103,33 @@ def test_a_hook_may_use_the_pool(make_pool):
     until(lambda: results)
 
     assert results == [8]
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, Cancelled])
+def test_no_error_of_a_hook_harms_a_worker_or_a_job(make_pool, caplog, error):
+    """Not that of a nested job either, nor those that are no Exception: all are logged."""
+
+    def broken(*_):
+        raise error
+
+    pool = make_pool(1, on_start=broken, on_end=broken)
+
+    def outer():
+        job = pool.submit(pow, 2, 3)
+        job.add_done_callback(broken)
+        return job.result(), pool.stats().running
+
+    jobs = [pool.submit(outer) for _ in range(3)]
+    assert [job.result(timeout=10) for job in jobs] == [(8, 1)] * 3
+    assert pool.join(10)
+    assert [*pool.stats().by_worker] == ["dari-0"]
+    assert {
+        name for record in caplog.records for name in ("on_start", "on_end", "callback") if name in record.message
+    } == {
+        "on_start",
+        "on_end",
+        "callback",
+    }
 
 
 @pytest.mark.parametrize("hook", ["on_start", "on_retry", "on_end"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextvars import copy_context
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
 from dari.drivers.wakeup import way_home
@@ -24,7 +25,9 @@ class Hooks(NamedTuple):
 def call_hook(what: str, hook: Callable[..., object], job: Any, *more: object) -> None:
     try:
         hook(job, *more)
-    except Exception as error:  # noqa: BLE001 - it must not harm the worker, nor the job
+    except BaseException as error:  # it must not harm the worker, nor the job: SystemExit neither
+        if not isinstance(error, Exception) and current_thread() is main_thread():
+            raise  # Ctrl-C, in the middle of it
         from dari.drivers.reporting import report  # loads logging
 
         report(f"{what} {hook!r} of {job!r} failed", error)
