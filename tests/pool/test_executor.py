@@ -104,6 +104,23 @@ def test_nested_waits_do_not_deadlock(one):
     assert executor.submit(fib, 8).result(timeout=10) == 21
 
 
+def test_a_timeout_counts_once_inside_of_a_job(make_pool, gate, monkeypatch):
+    """The job is waited for first, then its future: for what is left."""
+    pool, left, result = make_pool(2), [], cf.Future.result
+    (running,) = gate.hold(pool)
+    monkeypatch.setattr(cf.Future, "result", lambda future, timeout: (left.append(timeout), result(future, timeout))[1])
+
+    def outer():
+        future = pool.as_executor().submit(running.result)
+        until(future.running)
+        with pytest.raises(TimeoutError):
+            future.result(timeout=0.02)
+
+    pool.resize(3)
+    pool.submit(outer).result(timeout=10)
+    assert left == [0.0]
+
+
 def test_a_view_hands_on_its_options(one, gate):
     """Priority and name are those of the jobs."""
     names = []

@@ -143,22 +143,29 @@ class _JobFuture(Future[T], Listener):
     def result(self, timeout: float | None = None) -> T:
         """As of any future; but in a job of the same pool one that is still queued is run here and now."""
         try:
-            lost = None if self.told else self._hasten(timeout)
+            lost, timeout = self._hasten(timeout)
             return super().result(timeout) if lost is None else lost.unwrap()
         finally:
             del self  # the frame is in the error's traceback: without this, error → frame → self → error is a cycle
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """As of any future; but in a job of the same pool one that is still queued is run here and now."""
-        lost = None if self.told else self._hasten(timeout)
+        lost, timeout = self._hasten(timeout)
         return super().exception(timeout) if lost is None else lost.error
 
-    def _hasten(self, timeout: float | None) -> Error | None:
-        """Run it here, if that can be. Gives the error of a job that was lost, of which nobody is told after a fork."""
+    def _hasten(self, timeout: float | None) -> tuple[Error | None, float | None]:
+        """Run it here, if that can be.
+
+        Gives the error of a job that was lost, of which nobody is told after a fork; and how much of `timeout` is left.
+        """
         job = self._job
+        if self.told:
+            return None, timeout
         if here.seat is not None and here.seat.keeper is job._keeper and (timeout is None or timeout > 0):
-            job._wait_and_help(None if timeout is None else monotonic() + timeout)
-        return _lost(job)
+            deadline = None if timeout is None else monotonic() + timeout
+            job._wait_and_help(deadline)
+            timeout = None if deadline is None else max(0.0, deadline - monotonic())
+        return _lost(job), timeout
 
     def __call__(self) -> None:
         job = self._job
