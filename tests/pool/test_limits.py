@@ -9,6 +9,8 @@ import pytest
 from dari.exceptions import QueueFull
 from dari.pool import JobState, Retry
 
+from .conftest import Gate, until
+
 
 class Meter:
     """Counts how many run at a time."""
@@ -161,6 +163,133 @@ def test_a_job_may_wait_for_one_of_its_own_key(make_pool):
 
     assert db.submit(depth, 10).result(timeout=10) == 10
     assert db.submit(pow, 2, 3).result(timeout=10) == 8
+
+
+def test_deep_in_a_stack_too(make_pool):
+    """Past fifty jobs that wait for each other, the place is still that of the one that waits."""
+    pool = make_pool(2, limits={"db": 1})
+    db = pool.options(key="db", retry=Retry(wait_initial=0.001, wait_jitter=0))
+    tried = set()
+
+    def depth(n):
+        if n % 50 == 0 and n not in tried:
+            tried.add(n)
+            raise ValueError(n)
+        return 0 if n == 0 else 1 + db.submit(depth, n - 1).result()
+
+    assert db.submit(depth, 120).result(timeout=10) == 120
+    assert len(tried) == 3
+
+
+def brought_back(pool, gate, jobs):
+    """A free place of the key "db" that nobody has come for yet, with `jobs` waiting for it; all workers are busy."""
+    db = pool.options(key="db")
+    holder = Gate()
+    holder.hold(db)
+    waiting = [db.submit(*job) for job in jobs]
+    pool.submit(int).result(timeout=10)  # a worker came by, and set them aside
+    gate.hold(pool, pool._crew.max_workers - 1)
+    urgent = pool.options(priority=-5).submit(gate.wait)
+    holder.open()
+    until(urgent.running)
+    return waiting
+
+
+@pytest.mark.parametrize("how", ["cancel", "queue_timeout"])
+def test_one_that_never_comes_for_its_place_leaves_it_to_the_next(make_pool, gate, how):
+    """It had been called back into the line already."""
+    pool = make_pool(2, limits={"db": 1})
+    first, second = brought_back(pool, gate, [(int,), (pow, 2, 3)])
+    if how == "cancel":
+        assert first.cancel()
+    else:
+        pool._desk.perform(pool._desk.expired, first)
+    gate.open()
+
+    assert second.result(timeout=10) == 8
+
+
+def test_one_that_runs_in_another_place_leaves_its_own_to_the_next(make_pool, gate):
+    """It had been called back, and then ran inside of one that waits for it."""
+    pool = make_pool(3, limits={"db": 2})
+    go, heard, others = threading.Event(), threading.Event(), []
+
+    def waits():
+        go.wait(10)
+        return others[0].result(), heard.wait(10)
+
+    outer = pool.options(key="db").submit(waits)
+    until(outer.running)
+    db, holder = pool.options(key="db"), Gate()
+    holder.hold(db)
+    others += [db.submit(int), db.submit(heard.set)]
+    pool.submit(int).result(timeout=10)  # a worker came by, and set them aside
+    gate.hold(pool)
+    urgent = pool.options(priority=-5).submit(gate.wait)
+    holder.open()
+    until(urgent.running)
+    go.set()
+    until(others[0].done)
+    gate.open()
+
+    assert outer.result(timeout=10) == (0, True)
+
+
+def test_those_that_come_back_keep_their_order(make_pool, gate):
+    """Also two at once, and one that finds its key full again."""
+    pool, order = make_pool(3, limits={"db": 2}), []
+    db, holders = pool.options(key="db"), [Gate(), Gate()]
+    for holder in holders:
+        holder.hold(db)
+    jobs = [db.submit(order.append, n) for n in range(4)]
+    pool.submit(int).result(timeout=10)  # a worker came by, and set them aside
+    gate.hold(pool)
+    for holder in holders:
+        urgent = pool.options(priority=-5).submit(gate.wait)
+        holder.open()
+        until(urgent.running)
+    again = Gate()
+    held = [db.options(priority=-1).submit(again.wait) for _ in range(2)]
+    pool.resize(1)
+    gate.open()
+    pool.resize(3)
+    until(lambda: all(job.running() for job in held))
+    pool.submit(int).result(timeout=10)  # the key was full again
+    pool.resize(1)
+    again.open()
+    for job in jobs:
+        job.result(timeout=10)
+
+    assert order == [0, 1, 2, 3]
+
+
+def test_who_waits_for_a_full_key_sleeps(make_pool, gate):
+    """It asks once, and again when a place came free."""
+    pool = make_pool(2, limits={"db": 1})
+    db, asked = pool.options(key="db"), []
+    gate.hold(db)
+    ask = pool._desk.help
+    pool._desk.help = lambda job: (asked.append(job), ask(job))[1]
+    waiting = pool.submit(lambda: db.submit(pow, 2, 3).result())
+    until(lambda: asked and asked[0]._rare.helpers)
+    gate.open()
+
+    assert waiting.result(timeout=10) == 8
+    assert len(asked) <= 3
+
+
+def test_who_waits_for_a_full_key_runs_that_job_when_nobody_else_can(make_pool, gate):
+    """The worker that gave the place back took another job, which waits for this one."""
+    pool = make_pool(2, limits={"db": 1})
+    holder = Gate()
+    holder.hold(pool.options(key="db"))
+    job = pool.options(key="db").submit(pow, 2, 3)
+    outer = pool.submit(job.result)
+    until(lambda: outer.running() and job._rare.helpers)
+    urgent = pool.options(priority=-5).submit(outer.result)
+    holder.open()
+
+    assert urgent.result(timeout=10) == 8
 
 
 def test_a_key_without_a_limit_is_refused(make_pool):

@@ -8,7 +8,7 @@ import pytest
 
 import dari
 from dari.exceptions import BlockingCallError
-from dari.pool import Retry, current_job
+from dari.pool import JobState, Retry, current_job
 
 from .conftest import until
 
@@ -114,7 +114,7 @@ def test_while_the_pool_drains_running_jobs_may_hand_in_more(one):
 
 
 def test_jobs_wait_for_jobs_at_any_depth(make_pool):
-    """Past fifty on one stack another worker stands in for the one that waits; and leaves in the end."""
+    """Each fifty on a stack of their own; these threads are no workers, and have gone in the end."""
     for workers in (1, 3):
         pool = make_pool(workers)
 
@@ -123,25 +123,78 @@ def test_jobs_wait_for_jobs_at_any_depth(make_pool):
 
         assert pool.submit(depth, 1000).result(timeout=30) == 1000
         assert pool.join(10)
-        until(lambda pool=pool: pool.stats().workers <= pool._crew.max_workers)
+        assert pool.stats().workers <= workers
 
 
-def test_those_that_stand_in_leave_when_nobody_waits_any_more(make_pool, gate):
-    """However busy the pool is: no more jobs run at a time than it has workers."""
-    pool = make_pool(1)
+def test_a_new_stack_is_the_same_worker(make_pool):
+    """For `current_job`, for who waits for itself, for the initializer and for what comes later to be run."""
+    prepared, trunk = threading.local(), []
+    pool = make_pool(1, initializer=lambda: setattr(prepared, "it", True), thread_name_prefix="mine")
+    later = pool.options(delay=0.02).submit(pow, 2, 3)
+
+    def depth(n):
+        if n:
+            return pool.options(name=f"at {n}").submit(depth, n - 1).result()
+        with pytest.raises(BlockingCallError, match="itself"):
+            trunk[0].result()
+        stats = pool.stats()
+        return (
+            prepared.it,
+            current_job().name,
+            threading.current_thread().name,
+            stats.workers,
+            stats.running,
+            later.result(),
+        )
+
+    trunk.append(pool.options(name="trunk").submit(depth, 51))
+    assert trunk[0].result(timeout=10) == (True, "at 1", "mine-0: at 1", 1, 52, 8)
+
+
+def test_without_threads_the_stack_goes_on(one, monkeypatch):
+    """As long as it lasts."""
+
+    def depth(n):
+        if n == 60:
+            monkeypatch.setattr(threading.Thread, "start", refuse)
+        return 0 if n == 0 else 1 + one.submit(depth, n - 1).result()
+
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    assert one.submit(depth, 60).result(timeout=10) == 60
+
+
+def test_an_initializer_that_fails_on_a_new_stack_fails_the_job_there(make_pool):
+    """Whoever waits for that one gets the error."""
+    calls = iter([1])
+    pool = make_pool(1, initializer=lambda: 1 // next(calls, 0))
 
     def depth(n):
         return 0 if n == 0 else 1 + pool.submit(depth, n - 1).result()
 
-    def deep():
-        assert depth(60) == 60
-        running = [pool.submit(gate.wait) for _ in range(3)]
-        until(lambda: not pool._crew.too_many() and pool.stats().workers == 1)
-        return running
+    with pytest.raises(ZeroDivisionError):
+        pool.submit(depth, 60).result(timeout=10)
+    assert pool.submit(depth, 3).result(timeout=10) == 3
 
-    running = pool.submit(deep).result(timeout=30)
-    gate.open()
-    assert [job.result(timeout=10) for job in running] == ["through"] * 3
+
+def test_who_waits_inside_runs_what_waits_for_a_place(make_pool):
+    """The queue is full of others, and there is nobody else to make room."""
+    pool = make_pool(1, max_queue=1)
+    go, maps = threading.Event(), []
+
+    def takes():
+        go.wait(10)
+        return list(maps[0])
+
+    job = pool.submit(takes)
+    until(job.running)
+    other = pool.submit(int)
+    maps.append(pool.map(str, [1, 2]))
+    go.set()
+
+    assert job.result(timeout=10) == ["1", "2"]
+    assert (other.result(timeout=10), pool.stats().completed) == (0, 4)
 
 
 def test_a_wait_that_nobody_can_see_is_no_deadlock(make_pool):
@@ -176,6 +229,26 @@ def test_no_more_than_twice_the_workers_come_for_waits_that_nobody_can_see(make_
     assert pool.stats().workers == 2
     gate.open()
     assert job.result(timeout=10) == "through"
+
+
+def test_those_that_come_for_waits_that_nobody_can_see_keep_the_order(make_pool, gate):
+    """Of priorities, and FIFO inside; they leave jobs from outside alone."""
+    pool, order = make_pool(1), []
+
+    def waits():
+        for priority in (1, 0, 0):
+            pool.options(priority=priority).submit(order.append, (priority, len(order)))
+        last = threading.Event()
+        pool.options(priority=2).submit(last.set)
+        assert last.wait(10)
+        return [priority for priority, _ in order], outside.state
+
+    job = pool.submit(waits)
+    until(job.running)
+    outside = pool.options(priority=-1).submit(int)
+
+    assert job.result(timeout=10) == ([0, 0, 1], JobState.QUEUED)
+    assert outside.result(timeout=10) == 0
 
 
 def test_jobs_from_outside_start_no_worker_over_the_maximum(make_pool, gate):

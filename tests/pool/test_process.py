@@ -106,6 +106,7 @@ def test_a_forked_child_starts_afresh_and_hangs_on_nothing():
             return "parent"
         told = []
         running = pool.submit(work)
+        pool._desk.perform(pool._crew.compensate, 1)
         queued = pool.submit(pow, 2, 3)
         queued.add_done_callback(told.append)
         scheduled = pool.options(delay=0.05).submit(pow, 2, 4)
@@ -122,6 +123,7 @@ def test_a_forked_child_starts_afresh_and_hangs_on_nothing():
                         os._exit(1)
                 assert pool.options(delay=0.01).submit(pow, 2, 5).result(timeout=5) == 32
                 stats = pool.stats()
+                assert stats.workers == 1 and pool._crew._extra == 0
                 assert (stats.completed, stats.scheduled, stats.queued) == (1, 0, 0) and not told
                 assert not running.cancel() and pool.shutdown(timeout=5)
             except BaseException as error:

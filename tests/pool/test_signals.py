@@ -167,6 +167,43 @@ def test_the_pool_survives_ctrl_c_anywhere(make_pool, alarm, options, cancels):
     assert sorted(job.result(timeout=10) for job in pair) == [0, 1]
 
 
+def test_a_signal_handler_cancels_all(make_pool, gate):
+    """However many there are, and whatever it interrupts: here, a section of the pool."""
+    pool = make_pool(1, max_queue=None)
+    gate.hold(pool)
+    jobs = [pool.submit(int) for _ in range(1000)]
+    pool._desk.perform(pool.shutdown, wait=False, cancel_futures=True)
+
+    assert all(job.cancelled() for job in jobs)
+
+
+def test_what_was_broken_off_by_ctrl_c_is_not_taken_up_by_a_worker_that_comes_late(make_pool, monkeypatch):
+    """A job that was cancelled so, and had been handed in from inside of the pool."""
+    pool, jobs = make_pool(1), []
+    handed_in, interrupted = threading.Event(), threading.Event()
+
+    def waits():
+        jobs.append(pool.submit(jobs.append, "ran"))
+        handed_in.set()
+        assert interrupted.wait(10)
+
+    def interrupt(_):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    job = pool.submit(waits)
+    assert handed_in.wait(10)
+    monkeypatch.setattr(pool._desk, "_line_of", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        jobs[0].cancel()
+    assert (jobs[0].cancelled(), len(pool._desk.watch.queued)) == (True, 0)
+    interrupted.set()
+    job.result(timeout=10)
+    assert pool.join(10)
+
+    assert len(jobs) == 1
+
+
 def test_destructors_hand_in_jobs(make_pool):
     """The collector runs them on whatever thread, in the midst of whatever it does."""
     pool, jobs = make_pool(2, max_queue=None), []

@@ -7,18 +7,18 @@ first engine.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dari.pool.job import Seat
+    from dari.pool.job import Job, JobState, Seat
 
 __all__ = ["Crew"]
 
 
 class Crew(Protocol):
-    """An engine, as the desk sees it. Every call comes with the desk's lock held."""
+    """An engine, as the desk sees it. Every call comes with the desk's lock held, but where it says otherwise."""
 
     max_workers: int
     shrinking: bool
@@ -28,15 +28,15 @@ class Crew(Protocol):
         """A job was queued: let somebody come for it."""
         ...
 
-    def compensate(self, most: int | None = None) -> bool:
-        """Jobs wait for others that nobody is left to run: let one more come, over `max_workers`. Does it?
+    def compensate(self, most: int) -> bool:
+        """Jobs may wait for others that nobody is left to run: let one more come for these, over `max_workers`.
 
-        Not if there are `most` of these already.
+        Does it? Not if there are `most` of these already.
         """
         ...
 
-    def take_back(self) -> None:
-        """One that was compensated for goes on."""
+    def run_on_a_new_stack(self, job: Job[Any], seat: Seat, /) -> JobState:
+        """Without the lock: what `run(job)` does here, in `seat`, but where the stack has room."""
         ...
 
     def resize(self, max_workers: int) -> None: ...

@@ -57,7 +57,7 @@ class Desk(Salvage):
     def help(self, job: Job[Any]) -> bool:
         """In one of the pool's workers: run it here and now, if that can be. Is there any use in asking again?
 
-        Not past a depth of 50, for the stack has an end; then another worker stands in for this one while it waits.
+        After each 50 on one stack, which has an end, the next has a new one: a thread which this one waits for.
         """
         seat = here.seat
         if seat is None or seat.keeper is not self:
@@ -65,24 +65,20 @@ class Desk(Salvage):
         if job in seat.stack():
             raise BlockingCallError(f"{job!r} waits for itself: that would never end")
         if not self.perform(self._begin_helping, job, seat):
-            return not seat.lent and job._rare is not None and job._rare.plan is not None and not job._rare.aside
-        self.perform(self._end_helping, job, run(job), seat)
+            return job._rare is not None and job._rare.plan is not None
+        deep = len(seat.below) % _DEEPEST == _DEEPEST - 1
+        state = self.crew.run_on_a_new_stack(job, seat) if deep else run(job)
+        self.perform(self._end_helping, job, state, seat)
         del job, seat  # as in `Job._wait`
         return True
 
-    def help_no_more(self) -> None:
-        """The worker that asked for help waits no more."""
-        seat = here.seat
-        if seat is not None and seat.lent:
-            seat.lent = False
-            self.perform(self.crew.take_back)
-
     def call_when_queued(self, job: Job[Any], call: Callable[[], object]) -> bool:
-        """Make `call()`, which must not block, when it is queued later. False: it is queued now, or has ended."""
+        """Make `call()`, which must not block, when it stands in line later. False: it does now, or has ended."""
         with self.lock:
-            if job._state is QUEUED or job._waiters is ENDED:
+            rare = job._rarely()
+            if (job._state is QUEUED and not rare.aside) or job._waiters is ENDED:
                 return False
-            job._rarely().helpers.append(call)
+            rare.helpers.append(call)
             return True
 
     def forget_when_queued(self, job: Job[Any], call: Callable[[], object]) -> None:
@@ -94,8 +90,11 @@ class Desk(Salvage):
     def close(self, *, cancel: bool, ask: bool = False) -> None:
         """Let nobody in any more. `cancel` ends what is queued; `ask` leaves a request with what runs."""
         self.perform(self._close, cancel, ask)
-        while cancel and self.perform(self._cancel_some):
-            pass
+        more: bool | None = cancel
+        while more:
+            more = self.perform(self._cancel_some)
+        if more is None:  # a signal handler in the midst of a section: none of them comes between
+            self.perform(self._cancel_all)
 
     def resize(self, max_workers: int) -> None:
         self.perform(self.crew.resize, max_workers)
@@ -205,20 +204,24 @@ class Desk(Salvage):
                 self._abandon(job, rare, CANCELLED)
 
     def _begin_helping(self, job: Job[Any], seat: Seat) -> bool:
+        if job._state is None:
+            # It waits for a place, which else might never come free: let in over the bound, as what a worker hands in.
+            self._enqueue(job)
+            self._places.left(job._tally.priority)
         if job._state is not QUEUED or self.cancelling:
-            return False
-        if len(seat.below) >= _DEEPEST:
-            seat.lent = seat.lent or self.crew.compensate()
             return False
         rare = job._rare
         limit = None if rare is None else rare.limit
-        if limit is not None and not limit.held_by(seat.stack()) and not limit.take(rare):
-            return False
-        self._claim_out_of_turn(job)
-        if seat.job is not None:
-            seat.below.append(seat.job)
-        seat.job = job
-        return True
+        if rare is None or limit is None or limit.held_by(seat.stack()) or limit.take(rare):
+            self._claim_out_of_turn(job)
+            if seat.job is not None:
+                seat.below.append(seat.job)
+            seat.job = job
+            return True
+        if not rare.aside:
+            self._line.remove(job._tally.priority, job)
+            self._set_aside(job, rare, limit)
+        return False
 
     def _end_helping(self, job: Job[Any], state: JobState, seat: Seat) -> None:
         self.end(job, state)
@@ -246,6 +249,10 @@ class Desk(Salvage):
         for job in some:
             self._end_unrun(job, CANCELLED)
         return len(some) == _AT_ONCE
+
+    def _cancel_all(self) -> None:
+        while self._cancel_some():
+            pass
 
     def _head_waits(self, priority: int, now: float) -> float:
         """How long the first that is queued at `priority` has waited until now."""

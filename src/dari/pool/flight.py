@@ -81,19 +81,15 @@ class Flight:
         lock = allocate_lock()
         lock.acquire()
         wake = partial(open_gate, lock)
-        try:
-            while not self.ready():
-                helping = () if seat is None else self._help(seat.keeper, wake)
-                self.when_ready(wake)
-                try:
-                    lock.acquire()
-                finally:
-                    self._bell = None
-                    for job in helping:
-                        job._keeper.forget_when_queued(job, wake)
-        finally:
-            if seat is not None:
-                seat.keeper.help_no_more()
+        while not self.ready():
+            helping = () if seat is None else self._help(seat.keeper, wake)
+            self.when_ready(wake)
+            try:
+                lock.acquire()
+            finally:
+                self._bell = None
+                for job in helping:
+                    job._keeper.forget_when_queued(job, wake)
 
     def cancel(self) -> None:
         """Cancel what has not begun, ask the rest to end. What has not been taken is taken no more."""

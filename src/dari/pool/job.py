@@ -97,12 +97,8 @@ class Keeper(Protocol):
         """In one of the pool's workers: run it here and now, if that can be. Is there any use in asking again?"""
         ...
 
-    def help_no_more(self) -> None:
-        """The worker that asked for help waits no more."""
-        ...
-
     def call_when_queued(self, job: Job[Any], call: Callable[[], object], /) -> bool:
-        """Make `call()` when it is queued later. False: it is queued now, or has ended."""
+        """Make `call()` when it stands in line later. False: it does now, or has ended."""
         ...
 
     def forget_when_queued(self, job: Job[Any], call: Callable[[], object], /) -> None: ...
@@ -162,14 +158,13 @@ class Listener:
 class Seat:
     """Where jobs run, one at a time: a worker of some pool."""
 
-    __slots__ = ("below", "completed", "failed", "job", "keeper", "lent", "name")
+    __slots__ = ("below", "completed", "failed", "job", "keeper", "name")
 
     def __init__(self, keeper: Keeper, name: str) -> None:
         self.keeper: Final = keeper
         self.name: Final = name
         self.job: Job[Any] | None = None
-        self.below: list[Job[Any]] = []  # those that wait, on this very stack, for the one above
-        self.lent = False  # another worker stands in for this one while it waits
+        self.below: list[Job[Any]] = []  # those that wait here, each for the one above
         self.completed = 0  # functions that returned
         self.failed = 0  # functions that raised
 
@@ -460,7 +455,6 @@ class Job(Remote[T_co]):
                         self._forget(wake)
                 asks_again = keeper.help(self)
         finally:
-            keeper.help_no_more()
             del self  # as in `_wait`
 
     def _forget(self, call: Callable[[], object]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from dari.pool.clock import Clock
     from dari.pool.crew import Crew
+    from dari.pool.limits import Limit
     from dari.pool.places import Place
 
 __all__ = ["Ledger"]
@@ -53,6 +55,9 @@ def _shed(job: Job[Any], *_payload: object) -> None:
 
 def _job_stands(job: Job[Any]) -> bool:
     return job._state is QUEUED
+
+
+since: Callable[[Job[Any]], float] = attrgetter("_queued_at")
 
 
 def _place_stands(place: Place[Any]) -> bool:
@@ -115,14 +120,15 @@ class Ledger(Sections):
                 if self._places:
                     self._let_in()
                 return job
-            rare.aside = True
-            rare.limit.aside.push(job._tally.priority, job)
+            self._set_aside(job, rare, rare.limit)
         self.looks_again = True
         return None
 
     def take_nested(self) -> Job[Any] | None:
         """The best of those that were handed in from inside, for a worker that came because these are not begun."""
-        for job in sorted(self.watch.queued, key=lambda job: job._tally.priority):
+        for job in self._line.standing():
+            if job not in self.watch.queued:
+                continue
             if job._rare is None or job._rare.limit is None or job._rare.limit.take(job._rare):
                 self._claim_out_of_turn(job)
                 return job
@@ -210,15 +216,30 @@ class Ledger(Sections):
         return self._line if rare is None or rare.limit is None or not rare.aside else rare.limit.aside
 
     def _give_place_back(self, rare: Rare) -> None:
-        """It ran in a place of its key: the best that was set aside goes back to the front of its lane."""
+        """It ran in a place of its key."""
         limit = rare.limit
         assert limit is not None
         rare.holds = False
         limit.free += 1
-        job = limit.aside.next()
+        self._bring_back(limit)
+
+    def _set_aside(self, job: Job[Any], rare: Rare, limit: Limit) -> None:
+        """Its turn came, and its key is full."""
+        rare.aside = True
+        limit.aside.put_back(job._tally.priority, job, since)
+
+    def _bring_back(self, limit: Limit) -> None:
+        """A place came free, or one of the key left the line without taking one: the best that was set aside goes back.
+
+        So while some are set aside, at least as many of the key stand in the line as it has free places.
+        """
+        job = limit.aside.next() if limit.free > 0 else None
         if job is not None:
-            job._rarely().aside = False
-            self._line.push_first(job._tally.priority, job)
+            rare = job._rarely()
+            rare.aside = False
+            self._line.put_back(job._tally.priority, job, since)
+            self.calls += rare.helpers
+            rare.helpers.clear()
             self.crew.call()
 
     def _is_delayed(self, job: Job[Any], rare: Rare, now: float) -> bool:
@@ -279,15 +300,17 @@ class Ledger(Sections):
 
     def _claim_out_of_turn(self, job: Job[Any]) -> None:
         """As `_claim`, of one that still stands in its line."""
-        line = self._line_of(job)
-        if job._rare is not None:
-            job._rare.aside = False
-        if job._rare is not None and job._rare.attempts is not None:
+        line, rare = self._line_of(job), job._rare
+        if rare is not None and rare.attempts is not None:
             line.take_out(job._tally.priority, job)  # a mark would stand for it when it is queued again
             self._claim(job)
         else:
             self._claim(job)
             line.left(job._tally.priority)
+        if rare is not None and rare.limit is not None:
+            if not (rare.aside or rare.holds):
+                self._bring_back(rare.limit)
+            rare.aside = False
         self._let_in()
 
     def _try_again(self, job: Job[Any], rare: Rare, now: float) -> JobState:
@@ -379,7 +402,10 @@ class Ledger(Sections):
         told = self._tell(job, state)
         self._one_less()
         if was is QUEUED:
-            self._line_of(job).left(job._tally.priority)
+            line, rare = self._line_of(job), job._rare
+            line.left(job._tally.priority)
+            if rare is not None and rare.limit is not None and not rare.aside:
+                self._bring_back(rare.limit)
             self.watch.queued.pop(job, None)
         self._drop_payload(job)
         return told

@@ -1,8 +1,8 @@
 """Limits by key: so many jobs of one key run at a time, whatever their priorities and however many workers there are.
 
 A job whose turn comes while its key is full is set aside, and the worker looks for another. When one of the key ends,
-the best of those set aside goes back to the front of its lane, for its turn had come already: so order holds among the
-jobs of a key as in the whole queue, and the others never wait for a key that is not theirs.
+the best of those set aside goes back to where it stood, for its turn had come already: so order holds among the jobs of
+a key as in the whole queue, and the others never wait for a key that is not theirs.
 
 **Who holds a place is who runs**: also a thread that was abandoned, until its function has returned. A job that waits
 for one of its own key runs that one in its own place; else one place would be a deadlock.

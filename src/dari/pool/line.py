@@ -9,6 +9,7 @@ half of a lane are marks, they are swept out: each cancel pays for one mark, on 
 
 from __future__ import annotations
 
+from bisect import insort
 from typing import TYPE_CHECKING, TypeVar, final
 
 from dari._kernel.lanes import Lanes
@@ -41,6 +42,14 @@ class Line(Lanes[T]):
             for priority in tuple(self._left):
                 self._trim(priority)
         return item
+
+    def put_back(self, priority: int, item: T, since: Callable[[T], float]) -> None:
+        """Let it stand where it stood before, or would have: among those of its priority in the order of `since`."""
+        items = self.lane(priority).items
+        if not items or since(items[-1]) <= since(item):
+            self.push(priority, item)
+        else:
+            insort(items, item, key=since)
 
     def standing(self) -> Iterator[T]:
         """All of them, by priority and in order."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from dari._kernel.outcome import Error
 from dari.exceptions import WorkerLost
 from dari.pool.clock import Clock
-from dari.pool.job import ENDED, FAILED, Job
-from dari.pool.ledger import Ledger
+from dari.pool.job import ENDED, FAILED, QUEUED, Job
+from dari.pool.ledger import Ledger, since
 from dari.pool.watch import Watch
 
 if TYPE_CHECKING:
@@ -49,7 +49,10 @@ class Salvage(Ledger):
 
     def mend(self) -> None:
         """A section was broken off: only what stands in a line, is scheduled or runs can be trusted. Count it anew."""
-        queued = list(self._queued())
+        queued = sorted(self._queued(), key=since)
+        for job in [*self.watch.queued]:
+            if job._state is not QUEUED:
+                del self.watch.queued[job]
         at_work = [job for seat in self.crew.at_work() for job in seat.stack()]
         for limit in self.limits.values():
             limit.recount(at_work, self._new_line)

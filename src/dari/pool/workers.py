@@ -50,7 +50,7 @@ class Threads:
         self.desk = desk
         self.max_workers = max_workers
         self.shrinking = False  # there may be more
-        self._extra = 0  # that stand in for workers which wait
+        self._extra = 0  # workers over `max_workers`: those that are `only_nested`
         self.min_workers = min_workers
         self.patience = -1 if idle_timeout is None else min(idle_timeout, TIMEOUT_MAX)
         self._initializer = initializer
@@ -72,16 +72,37 @@ class Threads:
         elif len(self._seats) < self.max_workers + self._extra:
             self._hire()
 
-    def compensate(self, most: int | None = None) -> bool:
-        if self._idle or (most is not None and self._extra >= most):
+    def compensate(self, most: int) -> bool:
+        if self._idle or self._extra >= most:
             return False
         self._extra += 1
-        self._hire(only_nested=most is not None)
+        self._hire(only_nested=True)
         return True
 
-    def take_back(self) -> None:
-        self._extra = max(0, self._extra - 1)
-        self.shrinking = True
+    def run_on_a_new_stack(self, job: Job[Any], seat: Seat) -> JobState:
+        box: list[Any] = [job]
+        del job  # as in `Job._wait`
+        thread = _NamedThread(seat, partial(self._run_boxed, box, seat))
+        try:
+            thread.start()
+        except RuntimeError:  # none can be had: as long as this stack lasts
+            return run(box.pop())
+        thread.join()
+        state: JobState = box.pop()
+        return state
+
+    def _run_boxed(self, box: list[Any], seat: Seat) -> None:
+        here.seat = seat
+        job = box.pop()
+        try:
+            self.prepare()
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the job
+            job._result = Error(error)
+            job._args = job._context = None
+            box.append(FAILED)
+        else:
+            box.append(run(job))
+        del job  # as in `Job._wait`
 
     def _hire(self, only_nested: bool = False) -> None:
         worker = Worker(self, f"{self.desk.name}-{next(self._names)}", only_nested)
@@ -126,6 +147,7 @@ class Threads:
     def forked(self) -> None:
         """In the child of a fork there are no workers."""
         self._seats = {}
+        self._extra = 0
         self._idle = []
         self._leaving = []
 
@@ -140,8 +162,7 @@ class Threads:
         if worker not in self._seats:
             return False
         closed = not self.desk.open and not self.desk.scheduled
-        if closed or worker.only_nested or len(self._seats) > self.max_workers:
-            self._extra = max(0, self._extra - 1)
+        if closed or worker.only_nested or len(self._seats) > self.max_workers + self._extra:
             self._leave(worker)
             return False
         self._idle.append(worker)
@@ -168,8 +189,12 @@ class Threads:
         self._leave(worker)
         return True
 
-    def _leave(self, worker: Worker) -> None:
+    def _remove(self, worker: Worker) -> None:
         del self._seats[worker]
+        self._extra -= worker.only_nested
+
+    def _leave(self, worker: Worker) -> None:
+        self._remove(worker)
         if worker.thread is not None:
             self._leaving = [*(thread for thread in self._leaving if thread.is_alive()), worker.thread]
 
@@ -180,7 +205,7 @@ class Threads:
     def _lost(self, worker: Worker, error: BaseException) -> None:
         if worker not in self._seats:
             return  # it left as one leaves
-        del self._seats[worker]
+        self._remove(worker)
         self.unpark(worker)
         for job in worker.stack():
             lost = WorkerLost(f"{job!r} was lost with its worker {worker.name}: {error!r}")
@@ -198,7 +223,8 @@ class Threads:
         desk = self.desk
         desk.open = False
         desk.failure = desk.failure or error
-        self._seats.pop(worker, None)
+        if worker in self._seats:
+            self._remove(worker)
         desk.fail_queue(error)
         self.dismiss()
 
@@ -219,7 +245,7 @@ class Worker(Seat):
         self.thread: Thread | None = None
 
     def start(self) -> None:
-        spawn(partial(_NamedThread, self), partial(self.crew.lost, self))
+        spawn(partial(_NamedThread, self, self._live), partial(self.crew.lost, self))
 
     def _live(self) -> None:
         here.seat = self
@@ -300,10 +326,10 @@ class Worker(Seat):
 class _NamedThread(Thread):
     """Named for its worker and the job that it runs now, for logs and debuggers. Costs nothing until somebody asks."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Seat, live: Callable[[], None]) -> None:
         self._worker: Final = worker
         self._given: str | None = None
-        super().__init__(target=worker._live, name=worker.name, daemon=True)
+        super().__init__(target=live, name=worker.name, daemon=True)
 
     @property
     def name(self) -> str:
