@@ -9,6 +9,8 @@ import pytest
 from dari.exceptions import PoolClosed
 from dari.pool import Pool, current_job
 
+from .conftest import Gate, until
+
 
 def test_shutdown_runs_what_is_queued_and_lets_nothing_in(one, gate):
     """Then the threads have left."""
@@ -22,6 +24,37 @@ def test_shutdown_runs_what_is_queued_and_lets_nothing_in(one, gate):
         one.submit(int)
     assert one.stats().workers == 0
     assert one.shutdown()
+
+
+def test_shutdown_waits_for_what_a_callback_hands_in(make_pool):
+    """After the last job has ended; also when the thread that called it has left before that has run."""
+    pool, gates, left = make_pool(2), [Gate(), Gate()], []
+    begun, go = threading.Event(), threading.Event()
+
+    def call_back(_):
+        begun.set()
+        go.wait(10)
+        for gate in gates:
+            pool.submit(gate.wait)
+
+    first = Gate()
+    (job,) = first.hold(pool)
+    job.add_done_callback(call_back)
+    first.open()
+    assert begun.wait(10)
+    closer = threading.Thread(
+        target=lambda: left.append((pool.shutdown(), pool._desk.unfinished, pool.stats().workers))
+    )
+    closer.start()
+    until(lambda: not pool._desk.open)
+    go.set()
+    until(lambda: pool.stats().running == 2)
+    for gate in gates:
+        gate.open()
+        closer.join(0.02)
+    closer.join(10)
+
+    assert left == [(True, 0, 0)]
 
 
 def test_shutdown_without_waiting_leaves_the_jobs_to_run(one, gate):

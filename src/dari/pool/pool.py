@@ -320,21 +320,27 @@ class Pool(View):
             with desk.lock:
                 return not desk.abandoned()  # idle threads leave at once, by themselves
         deadline = None if timeout is None else monotonic() + timeout
-        with desk.lock:
-            threads = self._crew.threads()
-        if not wait_until_idle(desk, timeout):
-            return False
-        while (self._crew.starting() or desk.clock.starting()) and (deadline is None or monotonic() < deadline):
-            sleep(0.0005)  # another thread is about to start a worker, in vain: it can be joined soon
-        with desk.lock:
-            threads += self._crew.threads()
-            if desk.clock.thread is not None:
-                threads.append(desk.clock.thread)
-            abandoned = desk.abandoned()
-        left = None if deadline is None else max(0.0, deadline - monotonic())
-        if abandoned:
-            left = desk.exit_timeout if left is None else min(left, desk.exit_timeout)
-        return wait_until_left(threads, left)
+        left = timeout
+        while True:
+            with desk.lock:
+                threads = self._crew.threads()
+            if not wait_until_idle(desk, left):
+                return False
+            while (self._crew.starting() or desk.clock.starting()) and (deadline is None or monotonic() < deadline):
+                sleep(0.0005)  # another thread is about to start a worker, in vain: it can be joined soon
+            with desk.lock:
+                threads += self._crew.threads()
+                if desk.clock.thread is not None:
+                    threads.append(desk.clock.thread)
+                abandoned = desk.abandoned()
+            if abandoned:
+                latest = monotonic() + desk.exit_timeout
+                deadline = latest if deadline is None else min(deadline, latest)
+            left = None if deadline is None else max(0.0, deadline - monotonic())
+            if not wait_until_left(threads, left):
+                return False
+            if not desk.unfinished and not len(self._crew):  # else callbacks, or abandoned threads, have handed in more
+                return True
 
     def __enter__(self) -> Self:
         return self
