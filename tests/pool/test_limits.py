@@ -271,7 +271,7 @@ def test_who_waits_for_a_full_key_sleeps(make_pool, gate):
     ask = pool._desk.help
     pool._desk.help = lambda job: (asked.append(job), ask(job))[1]
     waiting = pool.submit(lambda: db.submit(pow, 2, 3).result())
-    until(lambda: asked and asked[0]._rare.helpers)
+    until(lambda: asked and asked[0]._rare.limit.helpers)
     gate.open()
 
     assert waiting.result(timeout=10) == 8
@@ -285,11 +285,47 @@ def test_who_waits_for_a_full_key_runs_that_job_when_nobody_else_can(make_pool, 
     holder.hold(pool.options(key="db"))
     job = pool.options(key="db").submit(pow, 2, 3)
     outer = pool.submit(job.result)
-    until(lambda: outer.running() and job._rare.helpers)
+    until(lambda: outer.running() and job._rare.limit.helpers)
     urgent = pool.options(priority=-5).submit(outer.result)
     holder.open()
 
     assert urgent.result(timeout=10) == 8
+
+
+def test_who_waits_for_one_of_its_own_key_is_not_put_off(make_pool):
+    """It is queued just when the waiting one has asked, and is about to sleep."""
+    pool = make_pool(1, limits={"db": 1})
+    desk, db = pool._desk, pool.options(key="db")
+    ask = desk.help
+
+    def help_and_queue(job):
+        again = ask(job)
+        if job.state is JobState.SCHEDULED:
+            desk.clock.clear(job._rare.alarm)
+            desk.perform(desk.expired, job)
+        return again
+
+    desk.help = help_and_queue
+
+    assert db.submit(lambda: db.options(delay=1000).submit(pow, 2, 3).result()).result(timeout=10) == 8
+
+
+def test_who_waits_for_a_full_key_need_not_wait_for_its_turn(make_pool, gate):
+    """A place came free, but for the one whose turn it is there is no worker."""
+    pool = make_pool(3, limits={"db": 1})
+    db, holder = pool.options(key="db"), Gate()
+    holder.hold(db)
+    first, job = db.submit(int), db.submit(pow, 2, 3)
+    pool.submit(int).result(timeout=10)  # a worker came by, and set them aside
+    outer = pool.submit(job.result)
+    gate.hold(pool)
+    until(lambda: outer.running() and job._rare.limit.helpers)
+    urgent = pool.options(priority=-5).submit(gate.wait)
+    holder.open()
+
+    assert outer.result(timeout=10) == 8
+    gate.open()
+    assert (first.result(timeout=10), urgent.result(timeout=10)) == (0, "through")
 
 
 def test_a_key_without_a_limit_is_refused(make_pool):

@@ -73,19 +73,26 @@ class Desk(Salvage):
         return True
 
     def call_when_queued(self, job: Job[Any], call: Callable[[], object]) -> bool:
-        """Make `call()`, which must not block, when it stands in line later. False: it does now, or has ended."""
+        """Make `call()`, which must not block, when it could be run later. False: it could now, or has ended."""
         with self.lock:
             rare = job._rarely()
-            if (job._state is QUEUED and not rare.aside) or job._waiters is ENDED:
+            if job._waiters is ENDED:
                 return False
-            rare.helpers.append(call)
+            helpers = rare.helpers
+            if job._state is QUEUED:
+                seat = here.seat
+                if rare.limit is None or rare.limit.free > 0 or (seat and rare.limit.held_by(seat.stack())):
+                    return False
+                helpers = rare.limit.helpers
+            helpers.append(call)
             return True
 
     def forget_when_queued(self, job: Job[Any], call: Callable[[], object]) -> None:
         with self.lock:
-            helpers = job._rarely().helpers
-            if call in helpers:
-                helpers.remove(call)
+            rare = job._rarely()
+            for helpers in (rare.helpers, rare.limit.helpers if rare.limit is not None else rare.helpers):
+                if call in helpers:
+                    helpers.remove(call)
 
     def close(self, *, cancel: bool, ask: bool = False) -> None:
         """Let nobody in any more. `cancel` ends what is queued; `ask` leaves a request with what runs."""
@@ -212,16 +219,13 @@ class Desk(Salvage):
             return False
         rare = job._rare
         limit = None if rare is None else rare.limit
-        if rare is None or limit is None or limit.held_by(seat.stack()) or limit.take(rare):
-            self._claim_out_of_turn(job)
-            if seat.job is not None:
-                seat.below.append(seat.job)
-            seat.job = job
-            return True
-        if not rare.aside:
-            self._line.remove(job._tally.priority, job)
-            self._set_aside(job, rare, limit)
-        return False
+        if limit is not None and not limit.held_by(seat.stack()) and not limit.take(rare):
+            return False
+        self._claim_out_of_turn(job)
+        if seat.job is not None:
+            seat.below.append(seat.job)
+        seat.job = job
+        return True
 
     def _end_helping(self, job: Job[Any], state: JobState, seat: Seat) -> None:
         self.end(job, state)

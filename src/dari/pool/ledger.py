@@ -120,7 +120,8 @@ class Ledger(Sections):
                 if self._places:
                     self._let_in()
                 return job
-            self._set_aside(job, rare, rare.limit)
+            rare.aside = True
+            rare.limit.aside.put_back(job._tally.priority, job, since)
         self.looks_again = True
         return None
 
@@ -223,23 +224,20 @@ class Ledger(Sections):
         limit.free += 1
         self._bring_back(limit)
 
-    def _set_aside(self, job: Job[Any], rare: Rare, limit: Limit) -> None:
-        """Its turn came, and its key is full."""
-        rare.aside = True
-        limit.aside.put_back(job._tally.priority, job, since)
-
     def _bring_back(self, limit: Limit) -> None:
         """A place came free, or one of the key left the line without taking one: the best that was set aside goes back.
 
-        So while some are set aside, at least as many of the key stand in the line as it has free places.
+        So while some are set aside, at least as many of the key stand in the line as it has free places. And workers
+        that wait for any of the key may run it: they could be all that there are.
         """
-        job = limit.aside.next() if limit.free > 0 else None
+        if limit.free <= 0:
+            return
+        self.calls += limit.helpers
+        limit.helpers.clear()
+        job = limit.aside.next()
         if job is not None:
-            rare = job._rarely()
-            rare.aside = False
+            job._rarely().aside = False
             self._line.put_back(job._tally.priority, job, since)
-            self.calls += rare.helpers
-            rare.helpers.clear()
             self.crew.call()
 
     def _is_delayed(self, job: Job[Any], rare: Rare, now: float) -> bool:

@@ -24,13 +24,14 @@ __all__ = ["Limit", "Limits"]
 class Limit:
     """The places of one key. Used under the pool's lock only. (The jobs are `Any` here, for they know this module.)"""
 
-    __slots__ = ("_places", "aside", "free", "key")
+    __slots__ = ("_places", "aside", "free", "helpers", "key")
 
     def __init__(self, key: str, places: int, new_line: Callable[[], Line[Any]]) -> None:
         self.key: Final = key
         self._places: Final = places
         self.aside = new_line()
         self.free = places
+        self.helpers: list[Callable[[], object]] = []  # workers that would run one of the key if there were a place
 
     def take(self, rare: Any) -> bool:
         """Give it a place, if there is one."""

@@ -56,6 +56,8 @@ class Salvage(Ledger):
         at_work = [job for seat in self.crew.at_work() for job in seat.stack()]
         for limit in self.limits.values():
             limit.recount(at_work, self._new_line)
+            self.calls += limit.helpers
+            limit.helpers.clear()
         self._line = self._new_line()
         for tally in list(self.tallies.values()):
             tally.queued = tally.scheduled = tally.running = 0
@@ -94,6 +96,7 @@ class Salvage(Ledger):
         self.watch.forget_everything()
         for limit in self.limits.values():
             limit.recount((), self._new_line)
+            limit.helpers.clear()
         while (place := self._places.next()) is not None:
             jobs.append(place.job)
             place.answer, place.call, place.settled = Error(_lost(place.job)), None, True
