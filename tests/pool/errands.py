@@ -9,13 +9,13 @@ from __future__ import annotations
 import threading
 from weakref import ref
 
-from dari.exceptions import Cancelled, JobCancelled, PoolClosed
+from dari.exceptions import Cancelled, JobCancelled, JobTimeout, PoolClosed
 from dari.pool import JobState, Retry, current_job
 
 from .conftest import PATIENCE
 
 HOURS = 10_000.0
-ENDED = (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
+ENDED = (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.TIMED_OUT)
 _FREE = 1_000_000  # permits of those that wait for none
 
 
@@ -37,7 +37,9 @@ class Errand:
         self.told = 0  # done callbacks
         self.last_run = None  # it was asked to end, or cancelled: no later run may there be
         self.dropped = False  # cancelled while it waited
-        self.waited_for = False
+        self.abandoned = None  # the state that it ended in for all others, while it ran
+        self.waited_for = None  # by another errand
+        self.thread = None  # that ran it last
         self._waits = None  # for a permit, or for another errand
         self._permits = threading.Semaphore(0 if wish["held"] else _FREE)
         self._permitted = 0 if wish["held"] else _FREE
@@ -49,7 +51,13 @@ class Errand:
         wish, payload = self.wish, Payload()
         self.payload = ref(payload)
         retry = Retry(wish["tries"] - 1, ErrandError, wait_initial=wish["wait"], wait_max=HOURS, wait_jitter=0.0)
-        view = pool.options(priority=wish["priority"], delay=wish["delay"], retry=retry if wish["tries"] > 1 else None)
+        view = pool.options(
+            priority=wish["priority"],
+            delay=wish["delay"],
+            retry=retry if wish["tries"] > 1 else None,
+            key=wish["key"],
+            timeout=HOURS if wish["timed"] else None,
+        )
         self.job = view.submit(self.run, payload)
         with self.machine.lock:
             self.machine.errands.append(self)
@@ -67,7 +75,8 @@ class Errand:
         machine, end = self.machine, JobState.FAILED
         with machine.lock:
             self.runs += 1
-            machine.enters()
+            self.thread = threading.get_ident()
+            machine.enters(self)
             machine.check(len(self.ends) == self.runs - 1, "it runs twice at once", self)
             machine.check(self.runs == current_job().attempt, "it ran more often than its job knows", self)
             machine.check(self.last_run is None or self.runs <= self.last_run, "it was cancelled, and runs", self)
@@ -89,17 +98,20 @@ class Errand:
         finally:
             with machine.lock:
                 self.ends.append(end)
-                machine.leaves()
+                machine.leaves(self)
 
     def _waits_for_another(self):
-        other = Errand(self.machine, self.machine.dream(), self.nests - 1)
-        other.waited_for = True
+        dream = self.machine.dream()
+        if self.wish["key"] is not None:
+            dream = {**dream, "key": self.wish["key"]}  # keys that wait for each other are a deadlock, as locks are
+        other = Errand(self.machine, dream, self.nests - 1)
+        other.waited_for = self
         try:
             other.hand_in(self.machine.pool)
             self.machine.check(not self.machine.refuses, "a pool that was closed with cancel_futures took it", other)
             self._waits = other
             self.machine.check(other.job.result() == other.runs, "it gave something else", other)
-        except (ErrandError, JobCancelled, PoolClosed):
+        except (ErrandError, JobCancelled, JobTimeout, PoolClosed):
             pass
         except BaseException as error:  # noqa: BLE001 - QueueFull, say: a job always has a place
             self.machine.check(False, f"a job that waits for another got {error!r}", self)
@@ -116,13 +128,16 @@ class Errand:
             return False
         if self._waits == "permit":
             return len(self.ends) < self._permitted
-        return self._waits is None or self._waits.state() in ENDED
+        other = self._waits
+        return other is None or (other.state() in ENDED and not (other.thread == self.thread and other.is_inside()))
 
     def state(self):
         """Where its job must be."""
         if self.dropped:
             return JobState.CANCELLED
-        if len(self.ends) < self.runs:
+        if self.abandoned is not None:
+            return self.abandoned
+        if self.is_inside():
             return JobState.RUNNING
         if self.ends:
             if self.ends[-1] is not JobState.FAILED or self.runs == self.wish["tries"] or self.last_run is not None:
@@ -130,11 +145,15 @@ class Errand:
             return JobState.SCHEDULED if self.wish["wait"] == HOURS else JobState.QUEUED
         return JobState.SCHEDULED if self.wish["delay"] == HOURS else JobState.QUEUED
 
+    def is_inside(self):
+        return len(self.ends) < self.runs
+
     def attempt(self):
-        return self.runs if self.state() is JobState.RUNNING or (self.ends and self._is_over()) else self.runs + 1
+        return self.runs if self.is_inside() or (self.ends and self._is_over()) else self.runs + 1
 
     def retried(self):
-        return self.ends.count(JobState.FAILED) - (self.state() is JobState.FAILED)
+        earlier = self.ends if self.abandoned is None else self.ends[: self.runs - 1]
+        return earlier.count(JobState.FAILED) - (self.state() is JobState.FAILED)
 
     def _is_over(self):
         return self.state() in ENDED and not self.dropped

@@ -1,8 +1,9 @@
 """A model of the pool: whatever is done to it, every job is where the model says, and ran as often as that says.
 
-The machine hands in errands (see `errands.py`), cancels, resizes, closes and gives permits, at any moment or calmly,
-that is when nothing moves. What is to be seen then is known exactly: the states, the counts of each priority, who ran
-how often, and that nobody keeps what an ended job was handed.
+The machine hands in errands (see `errands.py`), cancels, abandons, resizes, closes and gives permits, at any moment or
+calmly, that is when nothing moves. What is to be seen then is known exactly: the states, the counts of each priority,
+who ran how often, what the hooks were told, and that nobody keeps what an ended job was handed. Never do more of a key
+run than it has places.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from functools import partial
 from itertools import count
 
 from hypothesis import Phase, settings
@@ -24,6 +26,7 @@ from .errands import ENDED, HOURS, Errand
 
 SMALL = st.integers(0, 7)
 WORKERS = st.integers(1, 3)
+LIMITS = {"narrow": 1, "wide": 2}
 WISHES = st.fixed_dictionaries(
     {
         "priority": st.sampled_from([None, -2, 0, 1]),
@@ -33,6 +36,8 @@ WISHES = st.fixed_dictionaries(
         "wait": st.sampled_from([0.0, 0.0003, HOURS]),
         "held": st.booleans(),
         "listens": st.booleans(),
+        "key": st.sampled_from([None, None, "narrow", "wide"]),
+        "timed": st.booleans(),
     }
 )
 names = count()
@@ -45,9 +50,10 @@ class Machine(RuleBasedStateMachine):
         idle_timeout=st.sampled_from([0.0, 10.0]),
         starvation=st.sampled_from([1, 64, None]),
         dreams=st.lists(WISHES, min_size=1, max_size=4),
+        hooked=st.booleans(),
         harshly=st.booleans(),
     )
-    def begin(self, workers, max_queue, idle_timeout, starvation, dreams, harshly):
+    def begin(self, workers, max_queue, idle_timeout, starvation, dreams, hooked, harshly):
         self.name = f"machine{next(names)}"
         self.pool = Pool(
             workers,
@@ -55,12 +61,17 @@ class Machine(RuleBasedStateMachine):
             on_full="raise",
             idle_timeout=idle_timeout,
             starvation_limit=starvation,
+            limits=LIMITS,
+            on_start=partial(self.hears, "start") if hooked else None,
+            on_retry=partial(self.hears, "retry") if hooked else None,
+            on_end=partial(self.hears, "end") if hooked else None,
             thread_name_prefix=self.name,
         )
         self.lock = threading.Lock()  # guards what errands write
         self.errands = []
         self.problems = []
-        self.inside = Counter()  # threads in functions, and how deep
+        self.inside = {}  # the errands that each thread is in
+        self.told = Counter() if hooked else None  # calls of the hooks
         self.workers = self.limit = workers
         self.max_queue = max_queue
         self.calls = 0  # of `submits`; a precondition must not look at what threads do
@@ -74,13 +85,25 @@ class Machine(RuleBasedStateMachine):
         if not holds:
             self.problems.append(f"{what}: {errand!r}")
 
-    def enters(self):
-        self.inside[threading.get_ident()] += 1
+    def enters(self, errand):
+        self.inside.setdefault(threading.get_ident(), []).append(errand)
         self.check(len(self.inside) <= self.limit, f"{len(self.inside)} threads, of {self.limit}", None)
+        key = errand.wish["key"]
+        self.check(key is None or self.holders(key) <= LIMITS[key], f"more run than {LIMITS} allow", errand)
 
-    def leaves(self):
-        self.inside[threading.get_ident()] -= 1
-        self.inside += Counter()  # without those that left
+    def leaves(self, errand):
+        stack = self.inside[threading.get_ident()]
+        self.check(stack.pop() is errand, "it left before those that it waited for", errand)
+        if not stack:
+            del self.inside[threading.get_ident()]
+
+    def holders(self, key):
+        """How many places are taken. One for each thread: who waits for one of the own key lends it the own place."""
+        return sum(any(errand.wish["key"] == key for errand in stack) for stack in self.inside.values())
+
+    def hears(self, what, job, *_):
+        with self.lock:
+            self.told[what, job.id] += 1
 
     def dream(self):
         """What a job that hands in another wants of it."""
@@ -126,11 +149,26 @@ class Machine(RuleBasedStateMachine):
         for errand in self.errands[: -1 - number : -1][-1:]:
             state = errand.state()
             cancelled = errand.job.cancel()
-            assert not calmly or cancelled == (state is not JobState.RUNNING and state not in ENDED[:2])
+            assert not calmly or cancelled == (state in (JobState.SCHEDULED, JobState.QUEUED, JobState.CANCELLED))
             if not cancelled:
                 self.was_asked(errand, calmly)
-            elif JobState.CANCELLED not in errand.ends:
+            elif JobState.CANCELLED not in errand.ends and errand.abandoned is None:
                 self.was_dropped(errand)
+
+    @rule(number=SMALL, late=st.booleans())
+    def abandons(self, number, late):
+        """Its time is over (the clock's part is played here), or who waited for it is cancelled."""
+        self.settles()
+        desk = self.pool._desk
+        for errand in self.running()[number : number + 1]:
+            errand.last_run = errand.runs
+            if late and errand.wish["timed"]:
+                errand.abandoned = JobState.TIMED_OUT
+                desk.clock.clear(errand.job._rare.alarm)
+                desk.perform(desk.expired, errand.job)
+            else:
+                errand.abandoned = JobState.CANCELLED
+                assert desk.cancel(errand.job, abandon=True)
 
     @rule(workers=WORKERS, calmly=st.booleans())
     def resizes(self, workers, calmly):
@@ -151,8 +189,9 @@ class Machine(RuleBasedStateMachine):
         self.settles()
         waiting, running = self.waiting(), self.running()
         goes_on = bool(running or (waiting and not cancel))
+        stays = bool(self.inside)  # abandoned threads, too
         awakes = cancel and any(errand.waited_for for errand in waiting)  # who waits for one that is cancelled
-        left = self.pool.shutdown(cancel_futures=cancel, timeout=timeout if goes_on else PATIENCE)
+        left = self.pool.shutdown(cancel_futures=cancel, timeout=timeout if stays or goes_on else PATIENCE)
         self.closed = True
         self.refuses |= cancel
         if cancel:
@@ -160,7 +199,7 @@ class Machine(RuleBasedStateMachine):
                 self.was_dropped(errand)
             for errand in running:
                 self.was_asked(errand, not awakes)
-        assert awakes or left is not goes_on
+        assert awakes or left is not (goes_on or (stays and timeout > 0))
 
     def was_dropped(self, errand):
         errand.dropped, errand.last_run = True, errand.runs
@@ -207,6 +246,9 @@ class Machine(RuleBasedStateMachine):
             ended = errand.state() in ENDED
             assert (errand.state(), errand.attempt()) == (errand.job.state, errand.job.attempt), errand
             assert (errand.told, errand.job.done()) == (ended, ended), errand
+            if self.told is not None:
+                told = [self.told[what, errand.job.id] for what in ("start", "retry", "end")]
+                assert told == [errand.runs, errand.retried(), ended], errand
 
     def at_rest(self):
         workers = self.pool.stats().workers
@@ -214,13 +256,24 @@ class Machine(RuleBasedStateMachine):
             busy = len(self.inside) >= self.workers
             for errand in self.errands:
                 state = errand.state()
-                if errand.moves() or (state in ENDED and not (errand.told and errand.payload() is None)):
+                if errand.moves() or (state in ENDED and not (errand.told and self.has_heard(errand))):
+                    return False
+                if state in ENDED and not errand.is_inside() and errand.payload() is not None:
                     return False
                 if state not in ENDED and errand.job.state is not state:
                     return False
-                if state is JobState.QUEUED and (not busy or errand.waited_for):
+                if state is JobState.QUEUED and self.may_begin(errand, busy):
                     return False
             return workers <= max(self.workers, len(self.inside))
+
+    def has_heard(self, errand):
+        return self.told is None or self.told["end", errand.job.id] > 0
+
+    def may_begin(self, errand, busy):
+        key, waits = errand.wish["key"], errand.waited_for
+        if key is not None and self.holders(key) >= LIMITS[key]:
+            return waits is not None and waits.is_inside() and waits.wish["key"] == key
+        return not busy or waits is not None
 
     def counts(self):
         counts = {}
@@ -228,7 +281,7 @@ class Machine(RuleBasedStateMachine):
             mine = counts.setdefault(errand.job.priority, Counter())
             mine[errand.state()] += 1
             mine["retried"] += errand.retried()
-        order = (JobState.SCHEDULED, JobState.QUEUED, JobState.RUNNING, *ENDED, JobState.TIMED_OUT, "retried")
+        order = (JobState.SCHEDULED, JobState.QUEUED, JobState.RUNNING, *ENDED, "retried")
         return {priority: tuple(mine[each] for each in order) for priority, mine in counts.items()}
 
     def waiting(self):
@@ -254,7 +307,7 @@ class Machine(RuleBasedStateMachine):
         left = []
         closer = threading.Thread(target=lambda: left.append(self.pool.shutdown(timeout=PATIENCE)))
         closer.start()
-        while self.waiting() or self.running():
+        while self.waiting() or self.running() or self.inside:
             for errand in self.waiting():
                 if errand.state() is JobState.SCHEDULED:
                     assert errand.job.cancel()
