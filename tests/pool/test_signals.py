@@ -172,7 +172,7 @@ def test_a_signal_handler_cancels_all(make_pool, gate):
     pool = make_pool(1, max_queue=None)
     gate.hold(pool)
     jobs = [pool.submit(int) for _ in range(1000)]
-    pool._desk.perform(pool.shutdown, wait=False, cancel_futures=True)
+    pool._desk.perform(lambda: pool.shutdown(wait=False, cancel_futures=True))
 
     assert all(job.cancelled() for job in jobs)
 
