@@ -50,9 +50,8 @@ def mailbox_of(loop: asyncio.AbstractEventLoop) -> Mailbox:
     return mailbox
 
 
-def wait_for_remote(remote: Ending[T]) -> Generator[Any, Any, T]:
-    """Wait for its end; cancelled, ask it to end, await that, and be cancelled then."""
-    loop = asyncio.get_running_loop()
+def wait_for_remote(remote: Ending[T], loop: asyncio.AbstractEventLoop) -> Generator[Any, Any, T]:
+    """Wait for its end, in `loop`; cancelled, ask it to end, await that, and be cancelled then."""
     cancelled: asyncio.CancelledError | None = None
     if not remote.ended():
         future: asyncio.Future[None] = loop.create_future()
@@ -81,12 +80,8 @@ def wait_for_remote(remote: Ending[T]) -> Generator[Any, Any, T]:
                 future = loop.create_future()  # `settle` settles whichever is the present one
                 if remote.ended():
                     settle()
-    outcome = remote.outcome()
     if cancelled is not None:
         # It ended by our own wish, or too late to matter: asyncio's rule is that a cancelled wait is cancelled.
-        del outcome
         remote.give_back()
         raise cancelled
-    if outcome is None:
-        raise remote.cancelled_error()
-    return outcome.unwrap()
+    return remote.unwrap()

@@ -32,6 +32,13 @@ class Ending(ABC, Generic[T_co]):
     def outcome(self) -> Outcome[T_co] | None:
         """How it ended; None: it was cancelled. Only asked after the end."""
 
+    def unwrap(self) -> T_co:
+        """What `outcome` gives or raises, for who awaits it. Only asked after the end."""
+        outcome = self.outcome()
+        if outcome is None:
+            raise self.cancelled_error()
+        return outcome.unwrap()
+
     @abstractmethod
     def ended(self) -> bool: ...
 

@@ -10,7 +10,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-__all__ = ["in_trio", "running_loop", "running_task", "shielded"]
+__all__ = ["asyncio_loop", "in_trio", "running_loop", "running_task", "shielded"]
 
 
 def in_trio() -> bool:
@@ -23,6 +23,11 @@ def running_loop() -> Any:
     """What identifies the loop that steps the code which runs now: a loop of asyncio, a token of trio; None: none."""
     if in_trio():
         return sys.modules["trio.lowlevel"].current_trio_token()
+    return asyncio_loop()
+
+
+def asyncio_loop() -> Any:
+    """The running loop of asyncio; None: there is none. trio, which may be its guest, is not asked."""
     events = sys.modules.get("asyncio.events")
     return None if events is None else events._get_running_loop()
 

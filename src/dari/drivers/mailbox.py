@@ -41,10 +41,8 @@ class Mailbox:
 
     def put(self, call: Callable[[], object]) -> None:
         """From any thread: let the owner make this call soon. SchedulerClosed after the end: nothing vanishes."""
-        if self._closed:
-            raise SchedulerClosed(f"{call!r} was posted to a scheduler that has ended")
         self._calls.append(call)
-        if self.closed:  # closed between the look and the append: nobody may come to empty the box
+        if self._closed:  # looked at now, for it may be closed meanwhile: nobody may come to empty the box
             try:
                 self._calls.remove(call)
             except ValueError:

@@ -27,10 +27,7 @@ async def _wait(remote: Ending[T]) -> T:
         await lowlevel.cancel_shielded_checkpoint()
     else:
         await _until_ended(remote)
-    outcome = remote.outcome()
-    if outcome is None:
-        raise remote.cancelled_error()
-    return outcome.unwrap()
+    return remote.unwrap()
 
 
 async def _until_ended(remote: Ending[Any]) -> None:

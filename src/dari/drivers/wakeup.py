@@ -16,7 +16,7 @@ from dari._kernel.contract import Operation
 from dari._kernel.outcome import Error, Value
 from dari._kernel.world import world
 from dari.drivers.ending import Ending
-from dari.drivers.hosts import in_trio, running_loop
+from dari.drivers.hosts import asyncio_loop, in_trio, running_loop
 from dari.exceptions import SchedulerClosed, TaskCancelledError
 
 if TYPE_CHECKING:
@@ -78,13 +78,14 @@ class Remote(Ending[T_co], Operation[T_co]):
             from dari.drivers.trio_wait import wait_for_remote_in_trio
 
             return wait_for_remote_in_trio(self)
-        if running_loop() is not None:
-            return _wait_in_asyncio()(self)
+        loop = asyncio_loop()
+        if loop is not None:
+            return _wait_in_asyncio()(self, loop)
         return super()._outside()
 
 
 @cache  # an import statement costs 0.6 µs each time, of the 16 that an `await` of a job takes
-def _wait_in_asyncio() -> Callable[[Remote[Any]], Generator[Any, Any, Any]]:
+def _wait_in_asyncio() -> Callable[[Remote[Any], Any], Generator[Any, Any, Any]]:
     from dari.drivers.asyncio_wait import wait_for_remote
 
     return wait_for_remote

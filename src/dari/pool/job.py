@@ -388,6 +388,12 @@ class Job(Remote[T_co]):
         error: Error = self._result
         return error
 
+    def unwrap(self) -> T_co:
+        if self._state is COMPLETED:
+            result: T_co = self._result
+            return result
+        return super().unwrap()
+
     def cancelled_error(self) -> JobCancelled:
         return JobCancelled(f"job {self.id} {self.name!r} was cancelled")
 

@@ -153,13 +153,15 @@ class Run(Remote[T_co]):
     def outcome(self) -> Outcome[T_co] | None:
         return self._job.outcome()
 
+    def unwrap(self) -> T_co:
+        return self._job.unwrap()
+
     def cancelled_error(self) -> JobCancelled:
         return self._job.cancelled_error()
 
     def _outside(self) -> Generator[Any, Any, T_co]:
-        waiting = super()._outside()
         self._refuse_twice()
-        return waiting
+        return super()._outside()
 
     def _begin(self, call: Callable[[], object] | None) -> None:
         self._refuse_twice()
