@@ -3,10 +3,12 @@
     python benchmarks/pool_chaos.py [jobs=100000] [seed]
     python benchmarks/pool_chaos.py wakeups [completions=1000000]
 
-Random priorities, delays, retries, timeouts, cancels, waiters that give up, jobs that wait for jobs, and a pool that is
-resized all the while. Each job has a cell in which its runs are counted where they happen. In the end every job must be
-in one terminal state that fits its cell: none lost, none run twice; the pool's own counts must say the same, and no
-thread may be left. `wakeups`: coroutines of two loops wait for jobs, each for its own result, and none for ever.
+Random priorities, delays, retries, timeouts, cancels, keys with limits, waiters that give up and such that abandon,
+jobs that wait for jobs, and a pool that is resized all the while. Each job has a cell in which its runs are counted
+where they happen. In the end every job must be in one terminal state that fits its cell: none lost, none run twice,
+never more of a key at a time than it has places; the pool's own counts and its hooks must say the same, and no thread
+may be left.
+`wakeups`: coroutines of two loops wait for jobs, each for its own result, and none for ever.
 
 Prints a summary, and ends with 1 at any violation. The seed chooses the deeds; threads and clocks play their part.
 """
@@ -21,7 +23,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -46,6 +48,7 @@ MOST_WORKERS = 8
 HANGING = 30.0  # seconds without any progress
 SHORT = (0.0002, 0.001, 0.005)
 HURRIED = 1e-6  # seconds until another thread has its turn; the interpreter's 0.005 hide races for years
+LIMITS = {"narrow": 1, "wide": 3}
 WAVES = (2, 3, 5, 20, 200, 500)  # how many wait at once
 
 
@@ -67,17 +70,31 @@ class Deed:
     nap: float
     listens: bool
     nests: bool
+    key: str | None
+    leaves: bool  # whoever waits for it and gives up abandons it
 
 
 class Chaos:
     def __init__(self, jobs: int, seed: str) -> None:
         self.size, self.seed = jobs, seed
-        self.pool = Pool(4, max_queue=300, idle_timeout=0.01, exit_timeout=HANGING, thread_name_prefix="chaos")
+        self.pool = Pool(
+            4,
+            max_queue=300,
+            idle_timeout=0.01,
+            exit_timeout=HANGING,
+            thread_name_prefix="chaos",
+            limits=LIMITS,
+            on_start=partial(self.count, "start"),
+            on_retry=partial(self.count, "retry"),
+            on_end=partial(self.count, "end"),
+        )
         self.wrongs: list[str] = []
         self.most_threads = 0
         self.given_up = Counter[str]()
         self._numbers = count()
-        self._inside: dict[int, int] = {}  # threads in jobs, and how deep
+        self._lock = threading.Lock()
+        self._inside: dict[int, list[str | None]] = {}  # threads in jobs, and their keys
+        self.told = Counter[tuple[str, int]]()  # calls of the hooks, by the ids of jobs
         # The cells. Each is written by one thread at a time: by the run of a job, or by who handed it in.
         self.deeds: list[Deed | None] = [None] * jobs
         self.jobs: list[Job[Any] | None] = [None] * jobs
@@ -91,6 +108,27 @@ class Chaos:
 
     def wrong(self, what: str, index: int) -> None:
         self.wrongs.append(f"{what}: job {index}, {self.runs[index]} runs, {self.jobs[index]}, {self.deeds[index]}")
+
+    def count(self, what: str, job: Job[Any], *_: object) -> None:
+        with self._lock:
+            self.told[what, job.id] += 1
+
+    def enter(self, deed: Deed) -> list[str | None]:
+        """Gives the keys of what runs on this thread. Who waits for one of the own key lends it the own place."""
+        with self._lock:
+            keys = self._inside.setdefault(threading.get_ident(), [])
+            keys.append(deed.key)
+            self.most_threads = max(self.most_threads, len(self._inside))
+            holders = sum(deed.key in others for others in self._inside.values())
+        if deed.key is not None and holders > LIMITS[deed.key]:
+            self.wrong(f"{holders} of a key at once", deed.index)
+        return keys
+
+    def leave(self, keys: list[str | None]) -> None:
+        with self._lock:
+            keys.pop()
+            if not keys:
+                del self._inside[threading.get_ident()]
 
     # ---- jobs ------------------------------------------------------------------------------------------------------
 
@@ -111,6 +149,8 @@ class Chaos:
             nap=dice.choice(SHORT) if hasty or dice.random() < 0.02 else 0.0,
             listens=dice.random() < 0.3,
             nests=dice.random() < 0.1,
+            key=dice.choice((None, None, None, None, *LIMITS)),
+            leaves=dice.random() < 0.5,
         )
         return deed
 
@@ -122,6 +162,8 @@ class Chaos:
             queue_timeout=deed.queue_timeout,
             timeout=deed.timeout,
             retry=retry,
+            key=deed.key,
+            abandon_on_cancel=deed.leaves,
         )
 
     def work(self, deed: Deed) -> int:
@@ -131,14 +173,12 @@ class Chaos:
         self.running[index] = 1
         self.runs[index] += 1
         job = self.jobs[index] = current_job()
-        me = threading.get_ident()
-        self._inside[me] = self._inside.get(me, 0) + 1
-        self.most_threads = max(self.most_threads, len(self._inside))
+        keys = self.enter(deed)
         try:
             if deed.nap:
                 time.sleep(deed.nap)
             if deed.nests:
-                self.nest(random.Random(f"{self.seed}/nest/{index}/{self.runs[index]}"))
+                self.nest(random.Random(f"{self.seed}/nest/{index}/{self.runs[index]}"), deed.key)
             if deed.listens:
                 job.check_cancelled()
             if self.runs[index] <= deed.fails:
@@ -147,15 +187,15 @@ class Chaos:
             self.cut[index] = 1
             raise
         finally:
-            self._inside[me] -= 1
-            if not self._inside[me]:
-                del self._inside[me]
+            self.leave(keys)
             self.running[index] = 0
         return index
 
-    def nest(self, dice: random.Random) -> None:
+    def nest(self, dice: random.Random, key: str | None) -> None:
         deed = self.draw(dice)
         if deed is not None:
+            if key is not None:  # keys that wait for each other are a deadlock, as locks are
+                deed = self.deeds[deed.index] = replace(deed, key=key)
             self.collect(deed, self.hand_in(deed), None)
 
     def hand_in(self, deed: Deed) -> Job[int]:
@@ -315,11 +355,16 @@ class Chaos:
         elif job.state is JobState.FAILED:
             fits = runs == attempt <= deed.fails and (runs == deed.tries or bool(self.asked[index]))
         elif job.state is JobState.CANCELLED:
-            fits = bool(self.asked[index]) and runs == attempt - (not self.cut[index])
+            fits = bool(self.asked[index]) and (
+                runs == attempt - (not self.cut[index]) or (deed.leaves and runs == attempt)
+            )
         elif job.state is JobState.TIMED_OUT:
             fits = runs == (attempt if job.started_at is not None else 0)
         else:
             fits = False
+        told = [self.told[what, job.id] for what in ("start", "retry", "end")]
+        if told != [runs, attempt - 1, 1]:
+            self.wrong(f"the hooks were told {told}", index)
         if not fits or not job.done() or self.heard[index] != self.hears[index]:
             self.wrong(f"does not fit (asked {self.asked[index]}, heard {self.heard[index]})", index)
 

@@ -155,12 +155,13 @@ class Machine(RuleBasedStateMachine):
             elif JobState.CANCELLED not in errand.ends and errand.abandoned is None:
                 self.was_dropped(errand)
 
-    @rule(number=SMALL, late=st.booleans())
-    def abandons(self, number, late):
+    @rule(number=SMALL, wish=WISHES, nests=st.sampled_from([0, 1]), late=st.booleans())
+    def abandons(self, number, wish, nests, late):
         """Its time is over (the clock's part is played here), or who waited for it is cancelled."""
+        self.submits({**wish, "held": True, "delay": 0.0}, nests, True)
         self.settles()
         desk = self.pool._desk
-        for errand in self.running()[number : number + 1]:
+        for errand in self.running()[: -1 - number : -1][-1:]:
             errand.last_run = errand.runs
             if late and errand.wish["timed"]:
                 errand.abandoned = JobState.TIMED_OUT
@@ -256,7 +257,7 @@ class Machine(RuleBasedStateMachine):
             busy = len(self.inside) >= self.workers
             for errand in self.errands:
                 state = errand.state()
-                if errand.moves() or (state in ENDED and not (errand.told and self.has_heard(errand))):
+                if errand.moves() or not self.has_heard(errand, state in ENDED):
                     return False
                 if state in ENDED and not errand.is_inside() and errand.payload() is not None:
                     return False
@@ -266,8 +267,11 @@ class Machine(RuleBasedStateMachine):
                     return False
             return workers <= max(self.workers, len(self.inside))
 
-    def has_heard(self, errand):
-        return self.told is None or self.told["end", errand.job.id] > 0
+    def has_heard(self, errand, ended):
+        """Have callbacks and hooks been made? They come after the section that changed the state."""
+        if self.told is not None and self.told["retry", errand.job.id] < errand.retried():
+            return False
+        return not ended or (errand.told > 0 and (self.told is None or self.told["end", errand.job.id] > 0))
 
     def may_begin(self, errand, busy):
         key, waits = errand.wish["key"], errand.waited_for

@@ -211,6 +211,7 @@ def test_a_wait_that_nobody_can_see_is_no_deadlock(make_pool):
     assert [job.result(timeout=10) for job in jobs] == [True] * 4
     assert pool.join(10)
     until(lambda: pool.stats().workers <= 2)
+    assert pool._crew._extra == 0
 
 
 def test_no_more_than_twice_the_workers_come_for_waits_that_nobody_can_see(make_pool, gate):

@@ -5,7 +5,8 @@ the best of those set aside goes back to where it stood, for its turn had come a
 a key as in the whole queue, and the others never wait for a key that is not theirs.
 
 **Who holds a place is who runs**: also a thread that was abandoned, until its function has returned. A job that waits
-for one of its own key runs that one in its own place; else one place would be a deadlock.
+for one of its own key runs that one in its own place; else one place would be a deadlock. But only what runs on its own
+stack: one that waits for a job of another key, or of none, which waits for its key, can be a deadlock, as with any lock.
 """
 
 from __future__ import annotations
