@@ -6,7 +6,7 @@ a key as in the whole queue, and the others never wait for a key that is not the
 
 **Who holds a place is who runs**: also a thread that was abandoned, until its function has returned. A job that waits
 for one of its own key runs that one in its own place; else one place would be a deadlock. But only what runs on its own
-stack: one that waits for a job of another key, or of none, which waits for its key, can be a deadlock, as with any lock.
+stack: to wait for a job of another key, or of none, which waits for this key, can be a deadlock, as with any lock.
 """
 
 from __future__ import annotations
