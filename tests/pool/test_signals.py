@@ -237,3 +237,30 @@ def test_destructors_hand_in_jobs(make_pool):
     assert pool.join(10)
     assert len(jobs) == 1000
     assert all(job.result(timeout=10) == 0 for job in jobs)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_recursion_without_end_breaks_nothing(make_pool, inside):
+    """The stack ends anywhere in the pool's own work, and leaves none to mend it: the next one does."""
+    pool = make_pool(1, max_queue=None)
+
+    def descend():
+        pool.submit(int)
+        descend()
+
+    def start(depth):
+        if depth:
+            start(depth - 1)
+            return
+        with pytest.raises(RecursionError):
+            descend()
+
+    for depth in range(30):
+        if inside:
+            pool.submit(start, depth).result(timeout=10)
+        else:
+            start(depth)
+        assert pool.join(10)
+
+    assert pool.submit(pow, 2, 3).result(timeout=10) == 8
+    assert (pool.stats().queued, pool.stats().running, pool._desk.unfinished) == (0, 0, 0)

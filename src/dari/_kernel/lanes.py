@@ -114,13 +114,6 @@ class Lanes(Generic[T]):
         if not lane._listed:
             self._list(lane)
 
-    def push_first(self, priority: int, item: T) -> None:
-        """Add what was taken before, and could not be served: it stands first among the woken."""
-        lane = self.lane(priority)
-        lane.items.insert(0, item)
-        if not lane._listed:
-            self._list(lane)
-
     def waiting(self) -> Iterator[T]:
         """All items, by priority and in order."""
         return chain.from_iterable(lane.items for lane in sorted(self._order, key=lambda lane: lane.rank))

@@ -12,10 +12,11 @@ that a section is under way, and what comes meanwhile on the same thread is put 
 **Workers never wait for the lock** in the way of locks (`take_turn`); all others do, for only so can Ctrl-C not come
 between the lock and the block that gives it back.
 
-**What comes may raise**: Ctrl-C does, in the middle of whatever the main thread does. Then the ledger counts anew what
-is there (`mend`). CPython lets signals in after a call and at the start of a function, so between two lines without a
-call nothing can be lost: hence the shape of `perform`. Who shall wake up is woken inside of the section, for that is
-no foreign code either, and cannot be lost behind it.
+**What comes may raise**: Ctrl-C does, in the middle of whatever the main thread does, and so does the end of the stack.
+Then the ledger counts anew what is there (`mend`), as soon as there is a stack to do it on. CPython lets signals in
+after a call and at the start of a function, so between two lines without a call nothing can be lost: hence the shape of
+`perform`. Who shall wake up is woken inside of the section, for that is no foreign code either, and cannot be lost
+behind it.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Sections:
     def __init__(self) -> None:
         self.lock: Any = RLock()
         self.inside = False
+        self.in_doubt = False  # a section was broken off, and not mended yet
         self.calls: deque[Callable[[], object]] = deque()  # to be made after the section
         self.later: deque[Callable[[], object]] = deque()  # sections that were put off
 
@@ -61,12 +63,14 @@ class Sections:
                 except DariError:
                     raise  # a refusal, before anything was changed
                 except BaseException:
-                    self.mend()
+                    self.in_doubt = True
                     raise
                 finally:
-                    if self.later or self.calls:
+                    if self.later or self.calls or self.in_doubt:
                         try:
                             calls = self.leave()
+                        except RecursionError:
+                            self.inside = False  # no stack is left: the next section does it
                         except BaseException:
                             calls = self.leave()
                             raise
@@ -84,6 +88,9 @@ class Sections:
         """The last thing in a section: what is to be `make`d after it. Never what others go on filling."""
         calls: deque[Callable[[], object]] | None = None
         while True:
+            if self.in_doubt:
+                self.mend()
+                self.in_doubt = False
             while self.later:
                 self.later.popleft()()
             if self.calls:

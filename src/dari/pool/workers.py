@@ -288,7 +288,7 @@ class Worker(Seat):
                     desk.looks_again = may_take = False
                 if job is None and may_take:
                     stays = crew.park(self)
-                if desk.later or desk.calls:
+                if desk.later or desk.calls or desk.in_doubt:
                     calls = desk.leave()
                 else:
                     calls, desk.inside = None, False
