@@ -45,8 +45,9 @@ def test_the_order(tmp_path):
     assert settings.origins == {
         "name": "--name",
         "chdir": "DARI_DAEMON__CHDIR",
-        "stop_grace": str(file),
+        "stop_grace": f"{file}:4",
         "start_timeout": "Daemon(...)",
+        "app.target": "command line",
     }
     assert settings.told("name")
     assert settings.origins.get("umask", DEFAULT) == DEFAULT

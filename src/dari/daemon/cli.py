@@ -23,9 +23,10 @@ _COMMANDS = {
     "start": "in the background; returns when it is ready",
     "stop": "TERM, its grace, then KILL",
     "restart": "checks configuration and TARGET before it stops anything",
+    "check": "configuration with origins, import of TARGET; starts nothing",
     "status": "running 0, dead 1, not running 3, anything else 4",
 }
-_STARTING = ("run", "start", "restart")
+_STARTING = {"run": "run", "start": "started", "restart": "started", "check": "checked"}
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
@@ -101,7 +102,10 @@ def _settings(arguments: dict[str, Any], own_target: str | None, keywords: Mappi
         raise Refused(Exit.USAGE, str(error.args[0])) from error
     if arguments["command"] in _STARTING:
         if settings.target is None:
-            raise Refused(Exit.USAGE, "what is to be started? Give a TARGET, or -c FILE with [app] target")
+            raise Refused(
+                Exit.USAGE,
+                f"what is to be {_STARTING[arguments['command']]}? Give a TARGET, or -c FILE with [app] target",
+            )
         if settings.target.is_file and not os.path.isfile(settings.target.place):
             raise Refused(Exit.NO_TARGET, f"there is no file {settings.target.place}")
     return settings
@@ -114,6 +118,8 @@ def _perform(command: str, settings: Settings, *, strict: bool) -> Report:
         return operate.stop(settings, strict=strict)
     if command == "restart":
         return operate.restart(settings)
+    if command == "check":
+        return operate.check(settings)
     if command == "run":
         operate.run(settings)
     return operate.start(settings, strict=strict)
@@ -123,7 +129,7 @@ def _say(name: str, text: str, *, to: TextIO) -> None:
     # A traceback stands by itself; the sentence with the name comes after it.
     *before, last = text.splitlines() or [""]
     for line in before:
-        print(line, file=sys.stderr)
+        print(line, file=to)
     print(f"{name}: {last}", file=to)
 
 

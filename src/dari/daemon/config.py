@@ -21,6 +21,7 @@ from dari.exceptions import ConfigError
 BACKENDS: Final = ("asyncio", "uvloop", "standalone")
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 DEFAULT: Final = "default"
+TARGET_KEY: Final = "app.target"
 
 
 class Settings(NamedTuple):
@@ -132,7 +133,7 @@ def read_file(path: str) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    _daemon_values(document, path)
+    file_values(document, path)
     _app_target(document, path)
     return document
 
@@ -166,8 +167,8 @@ def resolve(
         values[key] = _checked(key, value, cwd, "Daemon(...)")
         origins[key] = "Daemon(...)"
     if path is not None:
-        for key, value in _daemon_values(document, path).items():
-            values[key], origins[key] = value, path
+        for key, value in file_values(document, path).items():
+            values[key], origins[key] = value, _at(path, key)
     for variable, text in environ.items():
         if variable.startswith("DARI_DAEMON__"):
             key = variable.removeprefix("DARI_DAEMON__").lower().replace("__", ".")
@@ -181,21 +182,22 @@ def resolve(
         except ConfigError as error:
             raise Refused(Exit.USAGE, str(error)) from error
 
-    found = _find_target(target, environ, document, path, cwd)
+    found, origins[TARGET_KEY] = _find_target(target, environ, document, path, cwd)
     return _complete(values, origins, found, path)
 
 
 def _find_target(
     given: str | None, environ: Mapping[str, str], document: dict[str, Any], path: str | None, cwd: str
-) -> Target | None:
+) -> tuple[Target | None, str]:
     if given is not None:
-        return parse(given, cwd)  # its ValueError is one about arguments
+        return parse(given, cwd), "command line"  # its ValueError is one about arguments
     if "DARI_APP__TARGET" in environ:
         try:
-            return parse(environ["DARI_APP__TARGET"], cwd)
+            return parse(environ["DARI_APP__TARGET"], cwd), "DARI_APP__TARGET"
         except ValueError as error:
             raise ConfigError(f"environment variable DARI_APP__TARGET: {error}") from error
-    return _app_target(document, path) if path is not None else None
+    found = _app_target(document, path) if path is not None else None
+    return found, DEFAULT if path is None or found is None else _at(path, "target", "app")
 
 
 def _complete(values: dict[str, Any], origins: dict[str, str], target: Target | None, path: str | None) -> Settings:
@@ -230,7 +232,8 @@ def _checked(key: str, value: object, base: str, where: str) -> Any:
         raise ConfigError(f"{where}: {key} {error}, not {value!r}") from error
 
 
-def _daemon_values(document: dict[str, Any], path: str) -> dict[str, Any]:
+def file_values(document: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return what the [daemon] table says, checked, with tables inside it as `log.level`."""
     table = _table(document, "daemon", path)
     base = os.path.dirname(path)
     values: dict[str, Any] = {}

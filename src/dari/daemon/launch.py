@@ -83,28 +83,15 @@ def replace_process(settings: Settings) -> NoReturn:
     lock = take_lock(settings)
     try:
         write_record(lock, Record(Identity.of(os.getpid()), State.STARTING, lock))
-        fd = _hand_over(Handover("run", settings, lock, -1))
+        fd = hand_over(Handover("run", settings, lock, -1))
         signals.block()
         _flush()
         os.set_inheritable(lock, True)
-        os.execv(sys.executable, _command(settings, fd))
+        os.execv(sys.executable, command(settings, fd))
     except BaseException:
         clear(lock)
         os.close(lock)
         raise
-
-
-def check_target(settings: Settings) -> int:
-    """Import TARGET in a process of its own; return the exit code, its errors are on stderr."""
-    fd = _hand_over(Handover("check", settings, -1, -1))
-    try:
-        # What the program prints at import must not stand between a caller and the JSON on our stdout.
-        onto_stderr = (os.POSIX_SPAWN_DUP2, 2, 1)
-        _flush()
-        pid = os.posix_spawn(sys.executable, _command(settings, fd), os.environ, file_actions=[onto_stderr])
-    finally:
-        os.close(fd)
-    return _exit_code(os.waitpid(pid, 0)[1])
 
 
 def start(settings: Settings) -> int:
@@ -131,15 +118,15 @@ class _Launch:
         status, status_w = os.pipe()
         verdict, verdict_w = os.pipe()
         release_r, release = os.pipe()
-        handover = _hand_over(Handover("start", self._settings, self._lock, status_w))
-        command = _command(self._settings, handover)
+        handover = hand_over(Handover("start", self._settings, self._lock, status_w))
+        argv = command(self._settings, handover)
         _flush()
         mask = signals.block()
         middle = _fork()
         if middle == 0:
             for fd in (status, verdict, release):
                 os.close(fd)
-            _be_middle(command, self._lock, status_w, verdict_w, release_r, handover)
+            _be_middle(argv, self._lock, status_w, verdict_w, release_r, handover)
         try:
             for fd in (status_w, verdict_w, release_r, handover):
                 os.close(fd)
@@ -297,7 +284,7 @@ def _fork() -> int:
         return os.fork()
 
 
-def _hand_over(handover: Handover) -> int:
+def hand_over(handover: Handover) -> int:
     """Return the read end of a pipe that holds the message; its writer is closed already."""
     settings = handover.settings._asdict()
     raw = json.dumps({**handover._asdict(), "settings": settings}).encode()
@@ -314,7 +301,7 @@ def _hand_over(handover: Handover) -> int:
 
 
 def read_handover(fd: int) -> Handover:
-    """Read what `_hand_over` wrote."""
+    """Read what `hand_over` wrote."""
     from dari.daemon.target import Target
 
     with open(fd, "rb") as pipe:
@@ -324,7 +311,7 @@ def read_handover(fd: int) -> Handover:
     return Handover(document["mode"], Settings(**settings), document["lock"], document["status"])
 
 
-def _command(settings: Settings, handover: int) -> list[str]:
+def command(settings: Settings, handover: int, module: str = "dari.daemon.service") -> list[str]:
     """Return the argv of the fresh interpreter: `ps` shows the service's name and TARGET.
 
     -P: the working directory is no place to import the standard library from. The rest repeats how this
@@ -335,8 +322,10 @@ def _command(settings: Settings, handover: int) -> list[str]:
     flags = [*(f"-W{option}" for option in sys.warnoptions), *("-" + "O" * n for n in [sys.flags.optimize] if n)]
     flags += [flag for flag, given in (("-I", sys.flags.isolated), ("-s", sys.flags.no_user_site)) if given]
     flags += ["-X" + (key if value is True else f"{key}={value}") for key, value in sys._xoptions.items()]
-    module = ["-m", "dari.daemon.service", settings.name, str(settings.target), f"--handover={handover}"]
-    return [sys.executable, *flags, "-P", *module]
+    return [
+        *(sys.executable, *flags, "-P", "-m", module),
+        *(settings.name, str(settings.target), f"--handover={handover}"),
+    ]
 
 
 def _open_standard_descriptors() -> None:

@@ -210,13 +210,27 @@ def _tidy(settings: Settings, fd: int, *, pid: int | None) -> None:
         time.sleep(_LOOK_AGAIN)
 
 
+def check(settings: Settings) -> Report:
+    """Say what a start would use and where that comes from, and whether TARGET can be imported. Starts nothing."""
+    from dari.daemon.check import as_lines, check_target, explain
+
+    checked = check_target(settings)
+    values = explain(settings, checked.keywords)
+    fields = {"config": settings.config, "target": str(settings.target), "values": values}
+    if checked.code != Exit.DONE:
+        return Report(checked.code, checked.text, fields)
+    lines = [*as_lines(values), "the configuration is valid, and TARGET can be imported"]
+    return Report(Exit.DONE, "\n".join(lines), fields)
+
+
 def restart(settings: Settings) -> Report:
     """Stop and start again; the running one is left alone when the configuration or TARGET is broken."""
-    from dari.daemon import launch
+    from dari.daemon.check import check_target
 
-    code = launch.check_target(settings)
-    if code != Exit.DONE:
-        raise StartFailed(code, f"{settings.target} cannot be started, so what runs was left alone")
+    checked = check_target(settings)
+    if checked.code != Exit.DONE:
+        text = f"{checked.text}\n{settings.target} cannot be started, so what runs was left alone"
+        raise StartFailed(checked.code, text)
     stopped = stop(settings, strict=False)
     report = start(settings, strict=False)
     return report._replace(fields={**report.fields, "stopped": stopped.fields["pid"]})

@@ -14,7 +14,9 @@ class Daemon:
     """A service: `main` is an async function or a generator function, with or without a parameter for the context.
 
     The keywords are defaults: command line, environment and file win over them. `dari start module:daemon` starts
-    it; `daemon.cli()` under `if __name__ == "__main__":` gives the program a command of its own.
+    it. `parse` is given the whole configuration file as a dict, at the start and at every reload: what it returns is
+    `ctx.config`, what it raises refuses the file. `daemon.cli()` under `if __name__ == "__main__":` gives the program
+    a command of its own.
     """
 
     def __init__(
@@ -31,8 +33,10 @@ class Daemon:
         start_timeout: float | None = None,
         stop_grace: float | None = None,
         log_level: str | None = None,
+        parse: Callable[[dict[str, Any]], Any] | None = None,
     ) -> None:
         self.main = main
+        self.parse = parse
         given = {
             "name": name,
             "pidfile": pidfile,

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib.util
 import json
 import logging
 import os
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from dari.daemon.config import DEFAULT, KEYS, Settings, freeze, read_file
+from dari.daemon.config import DEFAULT, KEYS, Settings
 from dari.daemon.context import Context
 from dari.daemon.launch import Handover, read_handover
 from dari.daemon.lifecycle import TRANSITIONS, Event, Exit, State
@@ -27,6 +29,7 @@ from dari.daemon.logs import Log
 from dari.daemon.pidfile import Record, clear, write_record
 from dari.daemon.process import Identity
 from dari.daemon.program import Daemon
+from dari.daemon.reload import make_config
 from dari.daemon.runner import Host, MainCall, MainCancelled, check_main, make_host
 from dari.daemon.signals import Inbox, StartInterrupted, reset_dispositions
 from dari.daemon.stopping import Keeper
@@ -50,7 +53,7 @@ _NOT_THE_PROGRAM: Final = (
 )
 
 
-class _Failure(Exception):  # noqa: N818 - it carries an exit code out, nobody handles it as an error
+class Failure(Exception):  # noqa: N818 - it carries an exit code out, nobody handles it as an error
     def __init__(self, code: Exit, text: str) -> None:
         super().__init__(text)
         self.code = code
@@ -71,10 +74,7 @@ class Service:
         self._host: Host | None = None
         self._reload_asked = False
         self._told = threading.Event()  # main's loop has heard that it is to stop
-        self.context = Context(self.settings.name, freeze(self._read_config()), self.ready)
-
-    def _read_config(self) -> dict[str, Any]:
-        return read_file(self.settings.config) if self.settings.config is not None else {}
+        self.context = Context(self.settings.name, make_config(self.settings.config, None).config, self.ready)
 
     def leave_to_parent(self) -> None:
         """In a forked child: let go of the lock and the pipe, or they would say that the service lives."""
@@ -87,6 +87,11 @@ class Service:
         told = self.settings.told("logfile")
         path = self.settings.logfile if self.detached or told else None
         self._log = Log(path, create_directory=not told, level=self.settings.log_level)
+
+    def adopt(self, program: Program) -> None:
+        """Show the program its configuration: what its `parse` makes of it is `ctx.config`."""
+        if program.parse is not None:
+            self.context._config = make_config(self.settings.config, program.parse).config
 
     def use_host(self, host: Host) -> None:
         self._host = host
@@ -177,7 +182,7 @@ class Service:
             except OSError as error:
                 _LOGGER.error("the log stays where it was, %s", error)
         try:
-            self.context._config = freeze(self._read_config())
+            self.context._config = make_config(self.settings.config, None).config
         except ConfigError as error:
             _LOGGER.error("the configuration stays as it was: %s", error)
         else:
@@ -199,8 +204,6 @@ class Service:
 def main(argv: list[str]) -> int:
     """Be the service until it ends; return its exit code."""
     handover = read_handover(int(argv[-1].removeprefix("--handover=")))
-    if handover.mode == "check":
-        return _check(handover)
     if handover.mode == "start":
         _close_others(keep={0, 1, 2, handover.lock, handover.status})
     for fd in (handover.lock, handover.status):
@@ -228,21 +231,25 @@ def main(argv: list[str]) -> int:
 def _live(service: Service, inbox: Inbox) -> int:
     """Set the process up, import the program, run main; return the exit code."""
     try:
-        _settle(service.settings, detached=service.detached)
+        settle(service.settings, detached=service.detached)
         service.open_log()
         with inbox.interrupting():
-            main_function, backend = _import_program(service.settings)
-            host = make_host(backend, inbox)
+            program = import_program(service.settings)
+            service.adopt(program)
+            host = make_host(program.backend, inbox)
         service.use_host(host)
         if service.stopping:
             return 0
-        call = MainCall(main_function, service.context, ready=service.ready, ended=service.main_ended)
+        call = MainCall(program.main, service.context, ready=service.ready, ended=service.main_ended)
         host.run(call)
     except (StartInterrupted, MainCancelled):
         return 0
-    except _Failure as failure:
+    except Failure as failure:
         service.failed(str(failure), by="dari")
         return failure.code
+    except ConfigError as error:
+        service.failed(str(error), by="dari")
+        return Exit.BAD_CONFIG
     except SystemExit as leaving:
         return _exit_code(service, leaving)
     except BaseException as error:  # noqa: BLE001 - the end of the service's stack: it is told and becomes 1
@@ -258,22 +265,32 @@ def _exit_code(service: Service, leaving: SystemExit) -> int:
     return 1
 
 
-def _import_program(settings: Settings) -> tuple[Any, str]:
-    """Return main and the backend; `_Failure` when there is none or when it contradicts the launcher."""
+class Program(NamedTuple):
+    """What the import of TARGET gave."""
+
+    main: Any
+    backend: str
+    parse: Callable[[Any], Any] | None
+    keywords: dict[str, Any]
+
+
+def import_program(settings: Settings) -> Program:
+    """Return main and what goes with it; `Failure` when there is none or when it contradicts the launcher."""
     assert settings.target is not None  # the launcher started us for it
     try:
         found = load(settings.target)
     except (SystemExit, StartInterrupted):
         raise
     except BaseException as error:
-        raise _Failure(Exit.NO_TARGET, f"cannot import {settings.target}\n{_traceback(error)}") from error
-    backend = settings.backend
+        raise Failure(Exit.NO_TARGET, f"cannot import {settings.target}\n{_traceback(error)}") from error
+    program = Program(found, settings.backend, None, {})
     if isinstance(found, Daemon):
-        backend = _agree(found, settings)
-        found = found.main
-    if wrong := check_main(found):
-        raise _Failure(Exit.NO_TARGET, f"{settings.target}: {wrong}")
-    return found, backend
+        program = Program(found.main, _agree(found, settings), found.parse, found.keywords)
+    if wrong := check_main(program.main):
+        raise Failure(Exit.NO_TARGET, f"{settings.target}: {wrong}")
+    if program.backend == "uvloop" and importlib.util.find_spec("uvloop") is None:
+        raise Failure(Exit.BAD_CONFIG, "backend uvloop is not installed: pip install 'dari[uvloop]'")
+    return program
 
 
 def _agree(daemon: Daemon, settings: Settings) -> str:
@@ -288,7 +305,7 @@ def _agree(daemon: Daemon, settings: Settings) -> str:
         try:
             wanted = KEYS[key](value, os.path.dirname(settings.target.place) if settings.target else "/")
         except ValueError as error:
-            raise _Failure(Exit.BAD_CONFIG, f"Daemon(...): {key} {error}, not {value!r}") from error
+            raise Failure(Exit.BAD_CONFIG, f"Daemon(...): {key} {error}, not {value!r}") from error
         if settings.told(key) or wanted == acted_on:
             continue
         if key == "backend":
@@ -296,7 +313,7 @@ def _agree(daemon: Daemon, settings: Settings) -> str:
         if key == "log.level":
             Log.set_level(str(wanted))
             continue
-        raise _Failure(
+        raise Failure(
             Exit.BAD_CONFIG,
             f"{settings.target} says {key}={value!r}, but the command that started it, which does not import it, "
             f"used the {DEFAULT} {acted_on!r}; give --{key.replace('_', '-')}, write it into the [daemon] "
@@ -313,7 +330,7 @@ def _traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, tb or error.__traceback__)).rstrip()
 
 
-def _settle(settings: Settings, *, detached: bool) -> None:
+def settle(settings: Settings, *, detached: bool) -> None:
     os.umask(settings.umask)
     if detached:
         null = os.open(os.devnull, os.O_RDWR)
@@ -323,7 +340,7 @@ def _settle(settings: Settings, *, detached: bool) -> None:
         try:
             os.chdir(settings.chdir)
         except OSError as error:
-            raise _Failure(Exit.BAD_CONFIG, f"chdir {settings.chdir}: {error.strerror}") from error
+            raise Failure(Exit.BAD_CONFIG, f"chdir {settings.chdir}: {error.strerror}") from error
 
 
 def _close_others(keep: set[int]) -> None:
@@ -348,15 +365,6 @@ def _fail_early(handover: Handover, text: str) -> int:
         os.write(handover.status, json.dumps(word).encode() + b"\n")
     clear(handover.lock)
     return Exit.BAD_CONFIG
-
-
-def _check(handover: Handover) -> int:
-    try:
-        _import_program(handover.settings)
-    except _Failure as failure:
-        print(failure, file=sys.stderr)
-        return failure.code
-    return Exit.DONE
 
 
 if __name__ == "__main__":

@@ -1,0 +1,83 @@
+"""`dari check`: what a start would find, without one. `restart` asks the same before it stops anything.
+
+The configuration is resolved by now; what is left is TARGET. It is imported in a process of its own (a program may
+start threads, take ports or leave the interpreter at import), in the directory and with the umask of a real start,
+and `Daemon(parse=…)` is shown the file. Main is never called.
+
+The child tells what it found in a file without a name, not in a pipe: nobody has to read while it runs, and a process
+that the program leaves behind cannot keep us waiting for its end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from typing import Any, NamedTuple
+
+from dari.daemon import launch
+from dari.daemon.config import DEFAULT, KEYS, TARGET_KEY, Settings
+from dari.daemon.lifecycle import Exit
+
+
+class Checked(NamedTuple):
+    """What a check found: an exit code (0, 5 or 6), what is wrong, and which values came from a `Daemon`'s keywords."""
+
+    code: int
+    text: str
+    keywords: dict[str, Any]
+
+
+def check_target(settings: Settings) -> Checked:
+    """Import TARGET in a process of its own, which has `start_timeout` for it."""
+    with tempfile.TemporaryFile() as words:
+        handover = launch.hand_over(launch.Handover("check", settings, -1, words.fileno()))
+        try:
+            # What the program prints at import must not stand between a caller and the JSON on our stdout.
+            child = subprocess.Popen(
+                launch.command(settings, handover, "dari.daemon.trial"),
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno(),
+                pass_fds=(handover, words.fileno()),
+            )
+        finally:
+            os.close(handover)
+        try:
+            ended = child.wait(settings.start_timeout)
+        except subprocess.TimeoutExpired:
+            text = f"{settings.target} is still being imported after {settings.start_timeout:g} s (start_timeout)"
+            return Checked(Exit.NO_TARGET, text, {})
+        finally:
+            child.kill()
+            child.wait()
+        words.seek(0)
+        raw = words.read()
+    if not raw.endswith(b"\n"):
+        how = f"by signal {-ended}" if ended < 0 else f"with exit code {ended}"
+        return Checked(Exit.NO_TARGET, f"the import of {settings.target} ended its process, {how}", {})
+    word = json.loads(raw)
+    return Checked(word["code"], word["text"], word["keywords"])
+
+
+def explain(settings: Settings, keywords: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return each key with its value and where that comes from."""
+    explained: dict[str, dict[str, Any]] = {
+        TARGET_KEY: {"value": str(settings.target), "origin": settings.origins.get(TARGET_KEY, DEFAULT)}
+    }
+    for key in KEYS:
+        value: Any = getattr(settings, key.replace(".", "_"))
+        if key == "umask":
+            value = f"{value:03o}"  # as it is written in the file
+        explained[key] = {"value": value, "origin": settings.origins.get(key, DEFAULT)}
+    for key, value in keywords.items():
+        explained[key] = {"value": value, "origin": "Daemon(...)"}
+    return explained
+
+
+def as_lines(explained: dict[str, dict[str, Any]]) -> list[str]:
+    """Return it as a table for people."""
+    keys = max(map(len, explained))
+    values = max(len(str(row["value"])) for row in explained.values())
+    return [f"{key:{keys}}  {row['value']!s:{values}}  {row['origin']}" for key, row in explained.items()]
