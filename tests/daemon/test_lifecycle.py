@@ -36,6 +36,7 @@ def test_every_state_has_an_exit_code():
         "DONE": 0,
         "FAILED": 1,
         "USAGE": 2,
+        "NOT_POSSIBLE": 3,
         "NOT_PERMITTED": 4,
         "NO_TARGET": 5,
         "BAD_CONFIG": 6,

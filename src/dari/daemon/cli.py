@@ -23,6 +23,7 @@ _COMMANDS = {
     "start": "in the background; returns when it is ready",
     "stop": "TERM, its grace, then KILL",
     "restart": "checks configuration and TARGET before it stops anything",
+    "reload": "reads the configuration again; returns when it is swapped, or refused (153)",
     "check": "configuration with origins, import of TARGET; starts nothing",
     "status": "running 0, dead 1, not running 3, anything else 4",
 }
@@ -73,7 +74,10 @@ def main(
     except Refused as error:
         report = Report(error.code, str(error), {"pid": error.pid})
     except ConfigError as error:
-        report = Report(Exit.BAD_CONFIG, str(error), {})
+        if command == "reload":  # seen here already, the service need not be asked
+            report = Report(Exit.RELOAD_REFUSED, f"the configuration stays as it was: {error}", {})
+        else:
+            report = Report(Exit.BAD_CONFIG, str(error), {})
     except DaemonError as error:
         report = Report(Exit.FAILED, str(error), {})
     except KeyboardInterrupt:
@@ -118,6 +122,10 @@ def _perform(command: str, settings: Settings, *, strict: bool) -> Report:
         return operate.stop(settings, strict=strict)
     if command == "restart":
         return operate.restart(settings)
+    if command == "reload":
+        from dari.daemon.reload_command import reload
+
+        return reload(settings)
     if command == "check":
         return operate.check(settings)
     if command == "run":

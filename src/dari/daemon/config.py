@@ -102,7 +102,7 @@ KEYS: Final[dict[str, Callable[[object, str], Any]]] = {
     "stop_grace": _read_seconds,
     "log.level": _read_level,
 }
-_FIXED: Final[dict[str, object]] = {
+DEFAULTS: Final[dict[str, object]] = {
     "umask": 0o027,
     "chdir": "/",
     "backend": "asyncio",
@@ -161,14 +161,14 @@ def resolve(
     path = os.path.normpath(os.path.join(cwd, config)) if config is not None else None
     document = read_file(path) if path is not None else {}
 
-    values: dict[str, Any] = dict(_FIXED)
+    values: dict[str, Any] = dict(DEFAULTS)
     origins: dict[str, str] = {}
     for key, value in keywords.items():
         values[key] = _checked(key, value, cwd, "Daemon(...)")
         origins[key] = "Daemon(...)"
     if path is not None:
         for key, value in file_values(document, path).items():
-            values[key], origins[key] = value, _at(path, key)
+            values[key], origins[key] = value, at(path, key)
     for variable, text in environ.items():
         if variable.startswith("DARI_DAEMON__"):
             key = variable.removeprefix("DARI_DAEMON__").lower().replace("__", ".")
@@ -197,7 +197,7 @@ def _find_target(
         except ValueError as error:
             raise ConfigError(f"environment variable DARI_APP__TARGET: {error}") from error
     found = _app_target(document, path) if path is not None else None
-    return found, DEFAULT if path is None or found is None else _at(path, "target", "app")
+    return found, DEFAULT if path is None or found is None else at(path, "target", "app")
 
 
 def _complete(values: dict[str, Any], origins: dict[str, str], target: Target | None, path: str | None) -> Settings:
@@ -238,7 +238,7 @@ def file_values(document: dict[str, Any], path: str) -> dict[str, Any]:
     base = os.path.dirname(path)
     values: dict[str, Any] = {}
     for key, value in _flat(table):
-        where = _at(path, key)
+        where = at(path, key)
         _require_known(key, f"{where}: [daemon] {key}", "")
         values[key] = _checked(key, value, base, f"{where}: [daemon]")
     return values
@@ -247,7 +247,7 @@ def file_values(document: dict[str, Any], path: str) -> dict[str, Any]:
 def _table(document: dict[str, Any], name: str, path: str) -> dict[str, Any]:
     table: object = document.get(name, {})
     if not isinstance(table, dict):
-        raise ConfigError(f"{_at(path, name)}: {name} must be a table: [{name}]")
+        raise ConfigError(f"{at(path, name)}: {name} must be a table: [{name}]")
     return cast("dict[str, Any]", table)
 
 
@@ -267,7 +267,7 @@ def _app_target(document: dict[str, Any], path: str) -> Target | None:
     text: object = _table(document, "app", path).get("target")
     if text is None:
         return None
-    where = f"{_at(path, 'target', 'app')}: [app] target"
+    where = f"{at(path, 'target', 'app')}: [app] target"
     if not isinstance(text, str):
         raise ConfigError(f"{where}: must be module:attribute or path/to/file.py:attribute, not {text!r}")
     try:
@@ -292,7 +292,7 @@ def _unknown(key: str, where: str, prefix: str) -> NoReturn:
     raise ConfigError(f"{where}: unknown key; {hint}")
 
 
-def _at(path: str, key: str, table: str = "daemon") -> str:
+def at(path: str, key: str, table: str = "daemon") -> str:
     """Return "path:line" of a key, or just the path where it is spelled in a way that this does not find.
 
     tomllib gives no positions; a scan for `[table]` and `key =` finds them in every file as people write them.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, final
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias, TypeVar, final
+
+OnReload: TypeAlias = Callable[[Any, Any], object]
+OnReloadT = TypeVar("OnReloadT", bound=OnReload)
 
 
 class Stopping(Protocol):
@@ -20,11 +23,13 @@ class Stopping(Protocol):
 class Context:
     """The service's line to its daemon. Made by the daemon, one for each run."""
 
-    __slots__ = ("_ask_ready", "_config", "_event", "_listens", "name")
+    __slots__ = ("_ask_ready", "_config", "_event", "_generation", "_listens", "_on_reload", "name")
 
-    def __init__(self, name: str, config: Mapping[str, Any], ask_ready: Callable[[], None]) -> None:
+    def __init__(self, name: str, config: Any, ask_ready: Callable[[], None]) -> None:
         self.name = name
         self._config = config
+        self._generation = 1
+        self._on_reload: list[OnReload] = []
         self._ask_ready = ask_ready
         self._event: Stopping | None = None
         self._listens = False
@@ -47,6 +52,26 @@ class Context:
         return self._event
 
     @property
-    def config(self) -> Mapping[str, Any]:
-        """The whole configuration file, immutable; after a HUP with a valid file it is another object."""
+    def config(self) -> Any:
+        """The whole configuration file, immutable, or what `Daemon(parse=…)` made of it.
+
+        A snapshot: a reload puts another object in its place, and never changes this one.
+        """
         return self._config
+
+    @property
+    def generation(self) -> int:
+        """Which configuration this is: 1 from the start on, one more with every reload that was accepted."""
+        return self._generation
+
+    def on_reload(self, fn: OnReloadT) -> OnReloadT:
+        """Have `fn(new, old)` called with both configurations before a reload swaps them. Returns `fn`.
+
+        A plain, async or generator function, in the loop of main; several are called in the order in which they came.
+        What it raises refuses the reload: those that were called before it are called back, in reverse, as
+        `fn(old, new)`, and `ctx.config` stays. All of them together have `start_timeout` seconds.
+        """
+        if not callable(fn):
+            raise TypeError(f"on_reload takes a function fn(new, old), not {fn!r}")
+        self._on_reload.append(fn)
+        return fn

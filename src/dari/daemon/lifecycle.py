@@ -50,6 +50,7 @@ class Exit(IntEnum):
     DONE = 0
     FAILED = 1
     USAGE = 2
+    NOT_POSSIBLE = 3
     NOT_PERMITTED = 4
     NO_TARGET = 5
     BAD_CONFIG = 6

@@ -11,12 +11,13 @@ import signal
 import time
 from typing import Any, Final, NamedTuple, NoReturn
 
+from dari.daemon.answer import forget_answer, read_answer
 from dari.daemon.config import Settings
 from dari.daemon.lifecycle import HARD_EXIT_AFTER, STATUS_EXIT, Exit, Refused, StartFailed, State
-from dari.daemon.pidfile import SERVICE_BYTE, STOP_BYTE, Seen, clear, look, open_pidfile, try_lock
+from dari.daemon.pidfile import SERVICE_BYTE, STOP_BYTE, Record, Seen, clear, look, open_pidfile, try_lock
 from dari.daemon.process import Handle
 
-_LOOK_AGAIN: Final = 0.02  # a lock whose holder is somebody else cannot be waited for without taking it: looked at
+LOOK_AGAIN: Final = 0.02  # a lock whose holder is somebody else cannot be waited for without taking it: looked at
 _NAMELESS: Final = 5.0  # how long a held lock may go without a name in the file: two forks, on a loaded machine
 _MISNAMED: Final = 1.0  # and how long with an old name: one ftruncate
 _AFTER_KILL: Final = 5.0  # a process that is still there then is stuck in the kernel
@@ -36,7 +37,7 @@ def status(settings: Settings) -> Report:
     seen = look(settings.pidfile)
     record = seen.record if seen.state not in (State.DEAD, State.ORPHANED) else None
     uptime = record.identity.uptime() if record is not None else None
-    fields = {
+    fields: dict[str, Any] = {
         "state": seen.state.value,
         "ready": seen.state is State.RUNNING,
         "pid": seen.pid if record is not None else None,
@@ -45,7 +46,25 @@ def status(settings: Settings) -> Report:
         "logfile": settings.logfile,
     }
     text = seen.text if uptime is None else f"{seen.text}, up {uptime:.0f} s"
+    if record is not None:
+        told, fields["reload"] = _last_reload(settings, record)
+        fields["generation"] = record.reloads.generation
+        text += told
     return Report(STATUS_EXIT[seen.state], text, fields)
+
+
+def _last_reload(settings: Settings, record: Record) -> tuple[str, dict[str, Any] | None]:
+    reloads = record.reloads
+    text = ", reloading" if reloads.begun > reloads.ended else ""
+    if not reloads.ended:
+        return text, None
+    answer = read_answer(settings.pidfile, pid=record.identity.pid, since=reloads.ended)
+    ago = max(0, round(time.time() - reloads.at))
+    text += f", generation {reloads.generation}, last reload {reloads.verdict} {ago} s ago"
+    if answer is not None and not answer.ok:
+        text += f" ({answer.text})"
+    fields = {"count": reloads.ended, "ok": reloads.verdict == "ok", "at": reloads.at}
+    return text, {**fields, "text": answer.text if answer is not None else None}
 
 
 def start(settings: Settings, *, strict: bool) -> Report:
@@ -90,10 +109,10 @@ def _join(settings: Settings, *, deadline: float, strict: bool) -> Report | None
         if seen.state is State.UNKNOWN:
             raise Refused(Exit.FAILED, seen.text)
         if pid is None and now - nameless_since > (_MISNAMED if seen.state is State.ORPHANED else _NAMELESS):
-            raise _orphaned(seen)
+            raise orphaned(seen)
         if now > deadline:
             raise Refused(Exit.START_TIMEOUT, f"pid {pid} is being started and is not ready yet", pid=pid)
-        time.sleep(_LOOK_AGAIN)
+        time.sleep(LOOK_AGAIN)
 
 
 def _name_holder(settings: Settings) -> int | None:
@@ -105,11 +124,11 @@ def _name_holder(settings: Settings) -> int | None:
             return seen.pid
         if seen.state in (State.STOPPED, State.DEAD, State.UNKNOWN):
             return None
-        time.sleep(_LOOK_AGAIN)
+        time.sleep(LOOK_AGAIN)
     return None
 
 
-def _orphaned(seen: Seen) -> Refused:
+def orphaned(seen: Seen) -> Refused:
     text = "the lock is held by an orphan: a child of an earlier service, or a start that was killed half-way"
     return Refused(Exit.ORPHANED, f"{text}; `lslocks` or `fuser` on the pidfile name it", pid=seen.pid)
 
@@ -162,7 +181,7 @@ def _stop(settings: Settings, fd: int, *, first: bool, strict: bool) -> Report:
     if seen.state is State.UNKNOWN:
         raise Refused(Exit.NOT_PERMITTED, seen.text)
     if seen.state is State.ORPHANED or seen.record is None:
-        raise _orphaned(seen)
+        raise orphaned(seen)
     if not seen.may_be_signalled():
         text = f"pid {seen.pid} is not the pidfile owner's process (uid {seen.owner}): not signalled"
         raise Refused(Exit.NOT_PERMITTED, text, pid=seen.pid)
@@ -203,11 +222,12 @@ def _tidy(settings: Settings, fd: int, *, pid: int | None) -> None:
         if seen.state is State.STOPPED or (seen.record is not None and seen.pid != pid and seen.may_be_signalled()):
             return  # gone, or the next one is there already
         if seen.state is State.DEAD and try_lock(fd, SERVICE_BYTE):
+            forget_answer(settings.pidfile)
             clear(fd)
             return
         if time.monotonic() > deadline:
-            raise _orphaned(seen)
-        time.sleep(_LOOK_AGAIN)
+            raise orphaned(seen)
+        time.sleep(LOOK_AGAIN)
 
 
 def check(settings: Settings) -> Report:

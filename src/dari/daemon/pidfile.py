@@ -46,17 +46,37 @@ _LIVE: Final = (State.STARTING, State.RUNNING, State.STOPPING)
 _WIDTH: Final = max(len(state.value) for state in _LIVE)
 
 
+class Reloads(NamedTuple):
+    """What has become of the reloads of this process. Fixed width, as all of the record."""
+
+    begun: int = 0  # number of the last one that has begun, written before it opens the file
+    ended: int = 0  # number of the last one that is over
+    generation: int = 1  # of the configuration
+    verdict: str = "none"  # on the last one: ok, refused, none (there was no reload), never (HUP does not reload here)
+    at: int = 0  # when it ended, in seconds since the epoch
+
+    def encode(self) -> str:
+        return f"{self.begun:010} {self.ended:010} {self.generation:010} {self.verdict:<7} {self.at:012}"
+
+    @classmethod
+    def decode(cls, text: str) -> Reloads:
+        begun, ended, generation, verdict, at = text.split()
+        return cls(int(begun), int(ended), int(generation), verdict, int(at))
+
+
 class Record(NamedTuple):
     """Who holds the lock. Line 1 is the pid and nothing else, as every other reader of pidfiles expects."""
 
     identity: Identity
     state: State
     lock_fd: int  # under which number the holder has this very file open: what a forger cannot arrange
+    reloads: Reloads = Reloads()
 
     def encode(self) -> bytes:
         pid, start, boot = self.identity
         return (
             f"{pid}\nstart={start}\nboot={boot}\nlock={self.lock_fd}\nstate={self.state.value:<{_WIDTH}}\n"
+            f"reload={self.reloads.encode()}\n"
         ).encode()
 
     @classmethod
@@ -66,7 +86,8 @@ class Record(NamedTuple):
             first, *rest = raw.decode("ascii").splitlines()
             fields = dict(line.split("=", 1) for line in rest)
             identity = Identity(int(first), int(fields["start"]), fields["boot"])
-            return cls(identity, State(fields["state"].strip()), int(fields["lock"]))
+            reloads = Reloads.decode(fields["reload"]) if "reload" in fields else Reloads()
+            return cls(identity, State(fields["state"].strip()), int(fields["lock"]), reloads)
         except (ValueError, KeyError):
             return None
 

@@ -12,7 +12,7 @@ import inspect
 import io
 import threading
 import traceback
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -38,6 +38,14 @@ class Host(Protocol):
     def make_event(self) -> Stopping: ...
     def post(self, fn: Callable[[], object]) -> None:
         """Have `fn` called in the loop's thread, soon. Any thread; nothing happens once the loop is over."""
+        ...
+
+    def spawn(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine beside main. In the loop's thread only."""
+        ...
+
+    async def drive(self, steps: Generator[Any, Any, object]) -> None:
+        """Run a generator task to its end, from inside of what was spawned."""
         ...
 
     def cancel(self) -> None: ...
@@ -133,6 +141,7 @@ class _AsyncioHost:
         self._waiting: list[Callable[[], object]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[object] | None = None
+        self._beside: set[asyncio.Task[None]] = set()  # asyncio itself holds tasks weakly
         self._cancelled = False
 
     def make_event(self) -> Stopping:
@@ -182,6 +191,17 @@ class _AsyncioHost:
         with contextlib.suppress(RuntimeError):  # the loop is closed: whoever was to hear it is gone
             self._loop.call_soon_threadsafe(fn)
 
+    def spawn(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        assert self._loop is not None  # it calls us
+        task = self._loop.create_task(main())
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+
+    async def drive(self, steps: Generator[Any, Any, object]) -> None:
+        from dari.scheduler import arun
+
+        await arun(lambda: steps)
+
     def cancel(self) -> None:
         self._cancelled = True
         self.post(self._cancel_task)
@@ -198,6 +218,16 @@ class _AsyncioHost:
             for task in asyncio.all_tasks(self._loop):
                 task.print_stack(file=text)
         return text.getvalue()
+
+
+class _Steps:
+    """A generator task that a coroutine awaits, where both are stepped by dari."""
+
+    def __init__(self, steps: Generator[Any, Any, object]) -> None:
+        self._steps = steps
+
+    def __await__(self) -> Generator[Any, Any, object]:
+        return (yield from self._steps)
 
 
 class _StandaloneHost:
@@ -249,6 +279,12 @@ class _StandaloneHost:
     def post(self, fn: Callable[[], object]) -> None:
         with contextlib.suppress(DariError):  # the scheduler has ended: whoever was to hear it is gone
             self._scheduler.call_soon_threadsafe(fn)
+
+    def spawn(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._scheduler.create_task(main)
+
+    async def drive(self, steps: Generator[Any, Any, object]) -> None:
+        await _Steps(steps)
 
     def cancel(self) -> None:
         self._cancelled = True

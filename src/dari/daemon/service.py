@@ -21,15 +21,16 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, NamedTuple
 
+from dari.daemon.answer import forget_answer
 from dari.daemon.config import DEFAULT, KEYS, Settings
 from dari.daemon.context import Context
 from dari.daemon.launch import Handover, read_handover
 from dari.daemon.lifecycle import TRANSITIONS, Event, Exit, State
 from dari.daemon.logs import Log
-from dari.daemon.pidfile import Record, clear, write_record
+from dari.daemon.pidfile import Record, Reloads, clear, write_record
 from dari.daemon.process import Identity
 from dari.daemon.program import Daemon
-from dari.daemon.reload import make_config
+from dari.daemon.reload import Reloader
 from dari.daemon.runner import Host, MainCall, MainCancelled, check_main, make_host
 from dari.daemon.signals import Inbox, StartInterrupted, reset_dispositions
 from dari.daemon.stopping import Keeper
@@ -62,7 +63,7 @@ class Failure(Exception):  # noqa: N818 - it carries an exit code out, nobody ha
 class Service:
     """One run of one service: its state, and everybody who has to be told when it changes."""
 
-    def __init__(self, handover: Handover) -> None:
+    def __init__(self, handover: Handover, *, on_terminal: bool) -> None:
         self.settings = handover.settings
         self.detached = handover.mode == "start"
         self._lock_fd = handover.lock
@@ -72,9 +73,9 @@ class Service:
         self._changing = threading.Lock()  # around a transition and its line in the pidfile
         self._log: Log | None = None
         self._host: Host | None = None
-        self._reload_asked = False
         self._told = threading.Event()  # main's loop has heard that it is to stop
-        self.context = Context(self.settings.name, make_config(self.settings.config, None).config, self.ready)
+        self.context = Context(self.settings.name, {}, self.ready)
+        self._reloader = Reloader(self, self.settings, self.context, verdict="never" if on_terminal else "none")
 
     def leave_to_parent(self) -> None:
         """In a forked child: let go of the lock and the pipe, or they would say that the service lives."""
@@ -89,9 +90,7 @@ class Service:
         self._log = Log(path, create_directory=not told, level=self.settings.log_level)
 
     def adopt(self, program: Program) -> None:
-        """Show the program its configuration: what its `parse` makes of it is `ctx.config`."""
-        if program.parse is not None:
-            self.context._config = make_config(self.settings.config, program.parse).config
+        self._reloader.adopt(program.parse, program.keywords)
 
     def use_host(self, host: Host) -> None:
         self._host = host
@@ -106,9 +105,12 @@ class Service:
             if state is None or self._lock_fd == -1:
                 return False
             self._state = state
-            with contextlib.suppress(OSError):  # a full disk must not stop a service from stopping
-                write_record(self._lock_fd, Record(self._identity, state, self._lock_fd))
+            self._write_record()
             return True
+
+    def _write_record(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk must not stop a service from stopping
+            write_record(self._lock_fd, Record(self._identity, self._state, self._lock_fd, self._reloader.reloads))
 
     @property
     def stopping(self) -> bool:
@@ -145,7 +147,29 @@ class Service:
                 os.write(fd, json.dumps(word).encode() + b"\n")
             os.close(fd)
 
+    # -- what a reload asks (in the loop's thread) ----------------------------------------------------------------
+
+    def write_down(self, reloads: Reloads) -> None:
+        with self._changing:
+            if self._lock_fd != -1:
+                self._write_record()
+
+    def reopen_log(self) -> None:
+        if self._log is not None:
+            try:
+                self._log.reopen()
+            except OSError as error:
+                _LOGGER.error("the log stays where it was, %s", error)
+
+    def apply(self, settings: Settings) -> None:
+        if settings.log_level != self.settings.log_level:
+            Log.set_level(settings.log_level)
+        self.settings = settings
+
     # -- what the keeper asks (from its own thread) -------------------------------------------------------------
+
+    def grace(self) -> float:
+        return self.settings.stop_grace  # a reload may have changed it
 
     def log_fd(self) -> int:
         return self._log.fd if self._log is not None else 2
@@ -169,24 +193,8 @@ class Service:
             self._host.cancel()
 
     def reload(self) -> None:
-        if self._host is not None and not self._reload_asked:
-            self._reload_asked = True
-            self._host.post(self._reload)
-
-    def _reload(self) -> None:
-        self._reload_asked = False  # a HUP from here on may mean a file that is written while we read
-        # Reopened whatever becomes of the configuration: logrotate has moved the file already.
-        if self._log is not None:
-            try:
-                self._log.reopen()
-            except OSError as error:
-                _LOGGER.error("the log stays where it was, %s", error)
-        try:
-            self.context._config = make_config(self.settings.config, None).config
-        except ConfigError as error:
-            _LOGGER.error("the configuration stays as it was: %s", error)
-        else:
-            _LOGGER.info("reloaded")
+        if self._host is not None and not self.stopping:
+            self._reloader.ask(self._host)
 
     def note(self, text: str) -> None:
         if self._host is not None:
@@ -198,6 +206,7 @@ class Service:
     def farewell(self) -> None:
         """Clear the pidfile, as late as can be: until then it says who is stopping."""
         if self._lock_fd != -1 and os.getpid() == self._identity.pid:
+            forget_answer(self.settings.pidfile)
             clear(self._lock_fd)
 
 
@@ -211,16 +220,15 @@ def main(argv: list[str]) -> int:
             os.set_inheritable(fd, False)
     _name_process(handover.settings.name)
     reset_dispositions()
+    on_terminal = handover.mode == "run" and os.isatty(0)
     try:
-        service = Service(handover)
+        service = Service(handover, on_terminal=on_terminal)
     except ConfigError as error:
         return _fail_early(handover, str(error))
     atexit.register(service.farewell)  # the first registered runs last
     os.register_at_fork(after_in_child=service.leave_to_parent)
     inbox = Inbox()
-    on_terminal = handover.mode == "run" and os.isatty(0)
-    grace = handover.settings.stop_grace
-    keeper = Keeper(inbox, service, grace=grace, on_terminal=on_terminal, log_fd=service.log_fd)
+    keeper = Keeper(inbox, service, grace=service.grace, on_terminal=on_terminal, log_fd=service.log_fd)
     keeper.start()
     inbox.open()
     code = _live(service, inbox)

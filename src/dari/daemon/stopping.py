@@ -50,7 +50,13 @@ class Keeper:
     """Watches the signals and the clock of one service, from its first line to its last."""
 
     def __init__(
-        self, inbox: Inbox, service: Stoppable, *, grace: float, on_terminal: bool, log_fd: Callable[[], int]
+        self,
+        inbox: Inbox,
+        service: Stoppable,
+        *,
+        grace: Callable[[], float],
+        on_terminal: bool,
+        log_fd: Callable[[], int],
     ) -> None:
         self._inbox = inbox
         self._service = service
@@ -88,15 +94,15 @@ class Keeper:
                 if now >= self._since + self._line.leave:
                     text = f"still running {self._line.leave:g} s after {self._asked.name}"
                     self._leave(text, self._asked)
-            elif self._ended is not None and now >= self._ended[0] + self._grace:
-                self._leave(f"main has ended, and {self._grace:g} s later the process has not", None)
+            elif self._ended is not None and now >= self._ended[0] + self._grace():
+                self._leave(f"main has ended, and {self._grace():g} s later the process has not", None)
 
     def _patience(self, *, cancelled: bool) -> float | None:
         """Return for how many milliseconds nothing is due; None: until a signal comes."""
         if self._line is not None:
             due = self._since + (self._line.leave if cancelled else self._line.cancel)
         elif self._ended is not None:
-            due = self._ended[0] + self._grace
+            due = self._ended[0] + self._grace()
         else:
             return None
         return max(0.0, due - time.monotonic()) * 1000 + 1
@@ -118,10 +124,10 @@ class Keeper:
         now = time.monotonic()
         if self._line is None:
             self._asked, self._since = signum, now
-            self._line = timeline(intent, listens=self._service.ask_to_stop(), grace=self._grace)
+            self._line = timeline(intent, listens=self._service.ask_to_stop(), grace=self._grace())
         elif intent is Intent.FAST_STOP:
             # QUIT shortens a stop that is under way; TERM after INT leaves it as it is.
-            hurried = timeline(intent, listens=False, grace=self._grace)
+            hurried = timeline(intent, listens=False, grace=self._grace())
             spent = now - self._since
             self._line = Timeline(
                 min(self._line.cancel, spent + hurried.cancel), min(self._line.leave, spent + hurried.leave)

@@ -1,0 +1,82 @@
+"""`dari reload`: HUP, and then wait until a reload that began after it was asked for has ended (see `reload`)."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import Any, Final
+
+from dari.daemon.answer import read_answer
+from dari.daemon.config import Settings
+from dari.daemon.lifecycle import Exit, Refused, State
+from dari.daemon.operate import LOOK_AGAIN, Report, orphaned
+from dari.daemon.pidfile import Record, Seen, look
+from dari.daemon.process import Handle
+
+_LATE: Final = 2.0  # beyond what the service allows its callbacks, and their calling back
+
+
+def reload(settings: Settings) -> Report:
+    """Have the service read its configuration again; 0 when it is swapped, 153 when the old one was kept."""
+    seen = look(settings.pidfile)
+    record = _reloadable(settings, seen)
+    pid = record.identity.pid
+    handle = Handle.open(record.identity)
+    if handle is None:
+        raise Refused(Exit.NOT_RUNNING, "not running")
+    began = time.monotonic()
+    patience = 2 * settings.start_timeout + _LATE
+    with handle:
+        try:
+            handle.send(signal.SIGHUP)
+        except PermissionError as error:
+            raise Refused(Exit.NOT_PERMITTED, f"not permitted to signal pid {pid}", pid=pid) from error
+        while record.reloads.ended <= seen_begun(seen):
+            if handle.wait(LOOK_AGAIN):
+                raise Refused(Exit.FAILED, f"pid {pid} ended while it was to reload", pid=pid)
+            now = look(settings.pidfile)
+            if now.state is State.STOPPING:
+                raise Refused(Exit.FAILED, f"pid {pid} is stopping, and does not reload any more", pid=pid)
+            if now.record is not None and now.pid == pid:
+                record = now.record
+            if time.monotonic() > began + patience:
+                text = f"pid {pid} has not answered within {patience:g} s: its loop, or a callback of its, is blocked"
+                raise Refused(Exit.FAILED, f"{text}; what it holds now is the old configuration", pid=pid)
+    return _report(settings, record, since=seen_begun(seen) + 1, seconds=time.monotonic() - began)
+
+
+def seen_begun(seen: Seen) -> int:
+    return seen.record.reloads.begun if seen.record is not None else 0
+
+
+def _reloadable(settings: Settings, seen: Seen) -> Record:
+    if seen.state in (State.STOPPED, State.DEAD):
+        raise Refused(Exit.NOT_RUNNING, seen.text)
+    if seen.state in (State.STARTING, State.STOPPING):
+        raise Refused(Exit.NOT_RUNNING, f"{seen.text}, and does not reload now", pid=seen.pid)
+    if seen.state is State.UNKNOWN:
+        raise Refused(Exit.NOT_PERMITTED, seen.text)
+    if seen.state is State.ORPHANED or seen.record is None:
+        raise orphaned(seen)
+    if not seen.may_be_signalled():
+        text = f"pid {seen.pid} is not the pidfile owner's process (uid {seen.owner}): not signalled"
+        raise Refused(Exit.NOT_PERMITTED, text, pid=seen.pid)
+    if seen.record.reloads.verdict == "never":
+        text = f"pid {seen.pid} runs in the foreground of a terminal, where HUP stops it: use `dari restart`"
+        raise Refused(Exit.NOT_POSSIBLE, text, pid=seen.pid)
+    return seen.record
+
+
+def _report(settings: Settings, record: Record, *, since: int, seconds: float) -> Report:
+    reloads = record.reloads
+    pid = record.identity.pid
+    answer = read_answer(settings.pidfile, pid=pid, since=since)
+    fields: dict[str, Any] = {"pid": pid, "generation": reloads.generation, "seconds": round(seconds, 3)}
+    ok = reloads.verdict == "ok"
+    text = f"reloaded, generation {reloads.generation}" if ok else "refused, and the old configuration kept"
+    if answer is None:
+        text += f"; the details are in the log, {settings.logfile}"
+    else:
+        ok, text = answer.ok, answer.text
+        fields |= {key: getattr(answer, key) for key in ("generation", "config", "changed", "restart")}
+    return Report(Exit.DONE if ok else Exit.RELOAD_REFUSED, text, fields)
