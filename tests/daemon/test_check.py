@@ -125,3 +125,47 @@ def test_what_the_program_leaves_behind_keeps_nobody_waiting(bench):
     done = bench.dari("check", "app.py:main", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("program", "config", "code", "reason"),
+    [
+        ("import nowhere_to_be_found\n", "", 5, "No module named 'nowhere_to_be_found'"),
+        (MAIN, "[daemon]\nstop_grace = 'soon'\n", 6, "dari.toml:2: [daemon]: stop_grace must be a number of seconds"),
+        (MAIN, "[daemon\n", 6, "dari.toml: "),
+        (f"{MAIN}\n    main = dari.Daemon(main, parse=lambda raw: raw['app'])\n", "", 6, "parse: KeyError: 'app'"),
+        (f"{MAIN}\n    main = dari.Daemon(main, umask='077')\n", "", 6, "says umask='077'"),
+        ("import time\ntime.sleep(60)\n", "", 5, "still being imported after 1 s"),
+    ],
+)
+def test_restart_leaves_alone_what_it_cannot_start_again(bench, program, config, code, reason):
+    """restart checks first, as `check` does: with a broken file or program the old service runs on, untouched."""
+    pid = bench.start()
+    record = bench.pidfile.read_bytes()
+    bench.program(program)
+    bench.config(config)
+
+    done = bench.dari("restart", "app.py:main", "-c", "dari.toml", "--json", "--start-timeout", "1")
+
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["code"], answer["ok"], done.stderr) == (code, code, False, "")
+    assert reason in answer["text"]
+    if answer["name"] is not None:  # where the file can be read, the service has a name and is looked at
+        assert (answer["state"], answer["pid"], answer["stopped"]) == ("running", pid, None)
+        assert answer["text"].endswith(f"cannot be started, so what runs was left alone (running (pid {pid}))")
+    assert bench.pidfile.read_bytes() == record
+    assert bench.status() == (0, "running")
+
+
+def test_restart_after_a_check_that_passes(bench, gone):
+    """With a good file restart ends the one and starts the other with the new configuration, and says both pids."""
+    first = bench.start()
+    bench.program(f"{MAIN}\n    daemon = dari.Daemon(main, parse=lambda raw: raw['app'])\n")
+    bench.config("[app]\ntarget = 'app.py:daemon'\n")
+
+    done = bench.dari("restart", "-c", "dari.toml", "--json")
+
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["stopped"], answer["state"]) == (0, first, "running")
+    assert gone(first, timeout=0)
+    assert answer["pid"] == bench.witnesses()[-1] != first

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from dari.daemon.answer import forget_answer, read_answer
 from dari.daemon.config import Settings
-from dari.daemon.lifecycle import HARD_EXIT_AFTER, STATUS_EXIT, Exit, Refused, StartFailed, State
+from dari.daemon.lifecycle import HARD_EXIT_AFTER, STATUS_EXIT, Exit, Refused, State
 from dari.daemon.pidfile import SERVICE_BYTE, STOP_BYTE, Record, Seen, clear, look, open_pidfile, try_lock
 from dari.daemon.process import Handle
 
@@ -249,8 +249,9 @@ def restart(settings: Settings) -> Report:
 
     checked = check_target(settings)
     if checked.code != Exit.DONE:
-        text = f"{checked.text}\n{settings.target} cannot be started, so what runs was left alone"
-        raise StartFailed(checked.code, text)
+        seen = look(settings.pidfile)
+        text = f"{checked.text}\n{settings.target} cannot be started, so what runs was left alone ({seen.text})"
+        return Report(checked.code, text, {"state": seen.state.value, "pid": seen.pid, "stopped": None})
     stopped = stop(settings, strict=False)
     report = start(settings, strict=False)
     return report._replace(fields={**report.fields, "stopped": stopped.fields["pid"]})
