@@ -26,6 +26,7 @@ def test_every_value_has_its_origin(bench):
     bench.program(f"{MAIN}\n    daemon = dari.Daemon(main, log_level='debug', stop_grace=10)\n")
     config = bench.config("[daemon]\nchdir = '.'\n\nstart_timeout = 7\n[app]\ntarget = 'app.py:daemon'\n")
 
+    bench.env["DARI_DAEMON__LIMITS__CORE"] = "0"
     code, answer = check(bench, "-c", config, "--umask", "022")
 
     assert (code, answer["ok"], answer["config"]) == (0, True, str(config))
@@ -41,6 +42,8 @@ def test_every_value_has_its_origin(bench):
         "start_timeout": {"value": 7.0, "origin": f"{config}:4"},
         "stop_grace": {"value": 10.0, "origin": "DARI_DAEMON__STOP_GRACE"},
         "log.level": {"value": "debug", "origin": "Daemon(...)"},
+        "limits.nofile": {"value": None, "origin": "default"},
+        "limits.core": {"value": 0, "origin": "DARI_DAEMON__LIMITS__CORE"},
     }
 
 

@@ -200,3 +200,26 @@ def test_a_log_that_is_a_symlink_is_refused(bench):
     assert done.returncode == 1
     assert "app.log" in done.stderr
     assert precious.read_text() == "data"
+
+
+def test_limits(bench):
+    """[daemon.limits] sets the soft limits and leaves the hard ones; what the kernel refuses is 6."""
+    bench.program(
+        """
+        import resource
+        async def main(ctx):
+            print(resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_CORE))
+            ctx.ready()
+            await ctx.stopping.wait()
+        """
+    )
+    hard = [resource.getrlimit(which)[1] for which in (resource.RLIMIT_NOFILE, resource.RLIMIT_CORE)]
+    config = bench.config("[daemon.limits]\nnofile = 200\ncore = 0\n")
+
+    done = bench.dari("start", "app.py:main", "-c", config)
+    refused = bench.dari("check", "app.py:main", "--limits-nofile", str(10**17))
+
+    assert done.stdout.splitlines()[0] == f"(200, {hard[0]}) (0, {hard[1]})"
+    assert refused.returncode == 6
+    assert f"limits.nofile = {10**17}: " in refused.stderr
+    assert f"the hard limit is {hard[0]}" in refused.stderr

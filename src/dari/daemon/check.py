@@ -79,5 +79,6 @@ def explain(settings: Settings, keywords: dict[str, Any]) -> dict[str, dict[str,
 def as_lines(explained: dict[str, dict[str, Any]]) -> list[str]:
     """Return it as a table for people."""
     keys = max(map(len, explained))
-    values = max(len(str(row["value"])) for row in explained.values())
-    return [f"{key:{keys}}  {row['value']!s:{values}}  {row['origin']}" for key, row in explained.items()]
+    shown = {key: "-" if row["value"] is None else str(row["value"]) for key, row in explained.items()}
+    values = max(map(len, shown.values()))
+    return [f"{key:{keys}}  {shown[key]:{values}}  {row['origin']}" for key, row in explained.items()]

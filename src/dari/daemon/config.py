@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
@@ -40,6 +40,8 @@ class Settings(NamedTuple):
     stop_grace: float
     log_level: str
     origins: dict[str, str]
+    limits_nofile: int | None = None
+    limits_core: int | None = None
 
     def told(self, key: str) -> bool:
         """Tell whether somebody wrote this value down."""
@@ -88,6 +90,47 @@ def _read_level(value: object, base: str) -> str:
     raise ValueError(f"must be one of {', '.join(LEVELS)}")
 
 
+def _read_descriptors(value: object, base: str) -> int:
+    return _whole(value, 16, "a whole number, 16 or more")  # below, no interpreter comes up with its imports
+
+
+def _read_bytes(value: object, base: str) -> int:
+    return _whole(value, 0, "a whole number of bytes, 0 or more")
+
+
+def _read_workers(value: object, base: str) -> int:
+    return _whole(value, 1, "a whole number, 1 or more")
+
+
+def _read_count(value: object, base: str) -> int:
+    return _whole(value, 0, "a whole number, 0 or more")
+
+
+def _whole(value: object, least: int, what: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        return value
+    raise ValueError(f"must be {what}")
+
+
+def _read_patience(value: object, base: str) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf"):
+        return float(value)
+    raise ValueError("must be a number of seconds, 0 or more")
+
+
+def _read_on_full(value: object, base: str) -> str:
+    if value in ("wait", "raise"):
+        return str(value)
+    raise ValueError("must be 'wait' or 'raise'")
+
+
+def _read_places(value: object, base: str) -> dict[str, int]:
+    if isinstance(value, dict):
+        places = cast("dict[str, object]", value)
+        return {key: _whole(number, 1, "a table of whole numbers, 1 or more") for key, number in places.items()}
+    raise ValueError("must be a table of whole numbers, 1 or more")
+
+
 # The keys of [daemon]; a dot leads into a table inside it. The command line's --option and the environment's
 # DARI_DAEMON__KEY are made from the same list.
 KEYS: Final[dict[str, Callable[[object, str], Any]]] = {
@@ -101,6 +144,19 @@ KEYS: Final[dict[str, Callable[[object, str], Any]]] = {
     "start_timeout": _read_seconds,
     "stop_grace": _read_seconds,
     "log.level": _read_level,
+    "limits.nofile": _read_descriptors,
+    "limits.core": _read_bytes,
+}
+# And those of [pool], which are `dari.Pool`'s own; only a file has them.
+POOL_KEYS: Final[dict[str, Callable[[object, str], Any]]] = {
+    "max_workers": _read_workers,
+    "min_workers": _read_count,
+    "idle_timeout": _read_patience,
+    "max_queue": _read_workers,
+    "on_full": _read_on_full,
+    "starvation_limit": _read_workers,
+    "limits": _read_places,
+    "exit_timeout": _read_patience,
 }
 DEFAULTS: Final[dict[str, object]] = {
     "umask": 0o027,
@@ -113,16 +169,17 @@ DEFAULTS: Final[dict[str, object]] = {
 
 
 def _from_text(key: str, text: str) -> object:
-    if KEYS[key] is not _read_seconds:
+    reader = KEYS[key]
+    if reader not in (_read_seconds, _read_descriptors, _read_bytes):
         return text
     try:
-        return float(text)
+        return float(text) if reader is _read_seconds else int(text)
     except ValueError:
         return text  # its reader then says what it must be
 
 
 def read_file(path: str) -> dict[str, Any]:
-    """Read a configuration file and check its [daemon] and [app] tables; what else it holds is the program's."""
+    """Read a configuration file and check its [daemon], [pool] and [app]; what else it holds is the program's."""
     import tomllib  # not at the top: a command without -c does not need it
 
     try:
@@ -134,6 +191,7 @@ def read_file(path: str) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     file_values(document, path)
+    pool_values(document, path)
     _app_target(document, path)
     return document
 
@@ -221,13 +279,15 @@ def _complete(values: dict[str, Any], origins: dict[str, str], target: Target | 
     values.setdefault("rundir", rundir)
     values.setdefault("pidfile", os.path.join(values["rundir"], f"{name}.pid"))
     values.setdefault("logfile", f"/var/log/{name}.log" if root else os.path.join(state, f"{name}.log"))
-    values["log_level"] = values.pop("log.level")
-    return Settings(target=target, config=path, origins=origins, **values)
+    fields = {key.replace(".", "_"): value for key, value in values.items()}
+    return Settings(target=target, config=path, origins=origins, **fields)
 
 
-def _checked(key: str, value: object, base: str, where: str) -> Any:
+def _checked(
+    key: str, value: object, base: str, where: str, known: Mapping[str, Callable[[object, str], Any]] = KEYS
+) -> Any:
     try:
-        return KEYS[key](value, base)
+        return known[key](value, base)
     except ValueError as error:
         raise ConfigError(f"{where}: {key} {error}, not {value!r}") from error
 
@@ -241,6 +301,21 @@ def file_values(document: dict[str, Any], path: str) -> dict[str, Any]:
         where = at(path, key)
         _require_known(key, f"{where}: [daemon] {key}", "")
         values[key] = _checked(key, value, base, f"{where}: [daemon]")
+    return values
+
+
+def pool_values(document: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return what the [pool] table says, checked: keywords for a `dari.Pool`."""
+    values: dict[str, Any] = {}
+    for key, value in _table(document, "pool", path).items():
+        where = at(path, key, "pool")
+        if key not in POOL_KEYS:
+            _unknown(key, f"{where}: [pool] {key}", "", POOL_KEYS)
+        values[key] = _checked(key, value, path, f"{where}: [pool]", POOL_KEYS)
+    least, most = values.get("min_workers", 0), values.get("max_workers")
+    if most is not None and least > most:
+        where = at(path, "min_workers", "pool")
+        raise ConfigError(f"{where}: [pool]: min_workers must be at most max_workers ({most}), not {least}")
     return values
 
 
@@ -281,14 +356,14 @@ def _require_known(key: str, where: str, prefix: str) -> None:
         _unknown(key, where, prefix)
 
 
-def _unknown(key: str, where: str, prefix: str) -> NoReturn:
+def _unknown(key: str, where: str, prefix: str, known: Collection[str] = KEYS) -> NoReturn:
     import difflib  # only on the way out
 
-    if any(known.startswith(f"{key}.") for known in KEYS):
+    if any(longer.startswith(f"{key}.") for longer in known):
         raise ConfigError(f"{where}: must be a table")
-    close = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     spelled = f"{prefix}{close[0].replace('.', '__').upper()}" if close and prefix else "".join(close)
-    hint = f"did you mean {spelled!r}?" if close else f"known are {', '.join(KEYS)}"
+    hint = f"did you mean {spelled!r}?" if close else f"known are {', '.join(known)}"
     raise ConfigError(f"{where}: unknown key; {hint}")
 
 

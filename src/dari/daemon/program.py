@@ -33,6 +33,8 @@ class Daemon:
         start_timeout: float | None = None,
         stop_grace: float | None = None,
         log_level: str | None = None,
+        limits_nofile: int | None = None,
+        limits_core: int | None = None,
         parse: Callable[[dict[str, Any]], Any] | None = None,
     ) -> None:
         self.main = main
@@ -48,6 +50,8 @@ class Daemon:
             "start_timeout": start_timeout,
             "stop_grace": stop_grace,
             "log.level": log_level,
+            "limits.nofile": limits_nofile,
+            "limits.core": limits_core,
         }
         self.keywords: dict[str, object] = {key: value for key, value in given.items() if value is not None}
         # As namedtuple does it: an object does not know its module otherwise, and `cli` must name it to a fresh

@@ -14,6 +14,7 @@ import importlib.util
 import json
 import logging
 import os
+import resource
 import sys
 import threading
 import traceback
@@ -340,6 +341,8 @@ def _traceback(error: BaseException) -> str:
 
 def settle(settings: Settings, *, detached: bool) -> None:
     os.umask(settings.umask)
+    _limit("nofile", resource.RLIMIT_NOFILE, settings.limits_nofile)
+    _limit("core", resource.RLIMIT_CORE, settings.limits_core)
     if detached:
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
@@ -349,6 +352,18 @@ def settle(settings: Settings, *, detached: bool) -> None:
             os.chdir(settings.chdir)
         except OSError as error:
             raise Failure(Exit.BAD_CONFIG, f"chdir {settings.chdir}: {error.strerror}") from error
+
+
+def _limit(key: str, which: int, wanted: int | None) -> None:
+    """Set the soft limit; the hard one stays, so that an operator may raise it later, or goes up where root asks."""
+    if wanted is None:
+        return
+    _, hard = resource.getrlimit(which)
+    enough = hard == resource.RLIM_INFINITY or wanted <= hard
+    try:
+        resource.setrlimit(which, (wanted, hard if enough else wanted))
+    except (OSError, ValueError) as error:
+        raise Failure(Exit.BAD_CONFIG, f"limits.{key} = {wanted}: {error}; the hard limit is {hard}") from error
 
 
 def _close_others(keep: set[int]) -> None:
