@@ -58,6 +58,18 @@ def test_people_get_a_table(bench):
     assert last == "app: the configuration is valid, and TARGET can be imported"
 
 
+def test_what_the_program_prints_at_import(bench):
+    """What the import prints goes to stderr: nothing stands between a caller and the JSON."""
+    bench.program(
+        f"import os\nprint('hello', flush=True)\nos.system('echo there')\n{MAIN.replace(chr(10) + '    ', chr(10))}"
+    )
+
+    done = bench.dari("check", "app.py:main", "--json")
+
+    assert (done.returncode, json.loads(done.stdout)["ok"]) == (0, True)
+    assert done.stderr == "hello\nthere\n"
+
+
 def test_it_starts_nothing(bench):
     """TARGET is imported in a process of its own that ends; main is not called, no pidfile and no log are made."""
     bench.program("def __getattr__(name): raise AttributeError\nasync def main(ctx):\n    open('/called', 'w')\n")

@@ -11,7 +11,6 @@ What still leaks: where the service may not write beside its pidfile, or the dis
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import stat
 from typing import Any, Final, NamedTuple
@@ -38,6 +37,8 @@ def place(pidfile: str) -> str:
 
 def write_answer(pidfile: str, answer: Answer) -> None:
     """Put the answer in place, whole or not at all."""
+    import json
+
     fresh = f"{place(pidfile)}.new"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(fresh)  # of one that was killed while it wrote
@@ -49,6 +50,8 @@ def write_answer(pidfile: str, answer: Answer) -> None:
 
 def read_answer(pidfile: str, *, pid: int, since: int) -> Answer | None:
     """Return what became of reload number `since` or a later one; None where it cannot be read."""
+    import json  # not at the top: a `status` of a service that was never reloaded does not need it
+
     try:
         fd = os.open(place(pidfile), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         with open(fd, "rb") as file:
