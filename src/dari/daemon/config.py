@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
 from dari.daemon.lifecycle import Exit, Refused
+from dari.daemon.quantities import POOL_KEYS, read_bytes, read_descriptors
 from dari.daemon.target import Target, parse
 from dari.exceptions import ConfigError
 
@@ -90,47 +91,6 @@ def _read_level(value: object, base: str) -> str:
     raise ValueError(f"must be one of {', '.join(LEVELS)}")
 
 
-def _read_descriptors(value: object, base: str) -> int:
-    return _whole(value, 16, "a whole number, 16 or more")  # below, no interpreter comes up with its imports
-
-
-def _read_bytes(value: object, base: str) -> int:
-    return _whole(value, 0, "a whole number of bytes, 0 or more")
-
-
-def _read_workers(value: object, base: str) -> int:
-    return _whole(value, 1, "a whole number, 1 or more")
-
-
-def _read_count(value: object, base: str) -> int:
-    return _whole(value, 0, "a whole number, 0 or more")
-
-
-def _whole(value: object, least: int, what: str) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
-        return value
-    raise ValueError(f"must be {what}")
-
-
-def _read_patience(value: object, base: str) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf"):
-        return float(value)
-    raise ValueError("must be a number of seconds, 0 or more")
-
-
-def _read_on_full(value: object, base: str) -> str:
-    if value in ("wait", "raise"):
-        return str(value)
-    raise ValueError("must be 'wait' or 'raise'")
-
-
-def _read_places(value: object, base: str) -> dict[str, int]:
-    if isinstance(value, dict):
-        places = cast("dict[str, object]", value)
-        return {key: _whole(number, 1, "a table of whole numbers, 1 or more") for key, number in places.items()}
-    raise ValueError("must be a table of whole numbers, 1 or more")
-
-
 # The keys of [daemon]; a dot leads into a table inside it. The command line's --option and the environment's
 # DARI_DAEMON__KEY are made from the same list.
 KEYS: Final[dict[str, Callable[[object, str], Any]]] = {
@@ -144,19 +104,8 @@ KEYS: Final[dict[str, Callable[[object, str], Any]]] = {
     "start_timeout": _read_seconds,
     "stop_grace": _read_seconds,
     "log.level": _read_level,
-    "limits.nofile": _read_descriptors,
-    "limits.core": _read_bytes,
-}
-# And those of [pool], which are `dari.Pool`'s own; only a file has them.
-POOL_KEYS: Final[dict[str, Callable[[object, str], Any]]] = {
-    "max_workers": _read_workers,
-    "min_workers": _read_count,
-    "idle_timeout": _read_patience,
-    "max_queue": _read_workers,
-    "on_full": _read_on_full,
-    "starvation_limit": _read_workers,
-    "limits": _read_places,
-    "exit_timeout": _read_patience,
+    "limits.nofile": read_descriptors,
+    "limits.core": read_bytes,
 }
 DEFAULTS: Final[dict[str, object]] = {
     "umask": 0o027,
@@ -169,11 +118,10 @@ DEFAULTS: Final[dict[str, object]] = {
 
 
 def _from_text(key: str, text: str) -> object:
-    reader = KEYS[key]
-    if reader not in (_read_seconds, _read_descriptors, _read_bytes):
+    if KEYS[key] is not _read_seconds:
         return text
     try:
-        return float(text) if reader is _read_seconds else int(text)
+        return float(text)
     except ValueError:
         return text  # its reader then says what it must be
 
