@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 
+from dari.daemon.config import KEYS
+
 MAIN = """
     import dari
     async def main(ctx):
@@ -30,7 +32,8 @@ def test_every_value_has_its_origin(bench):
     code, answer = check(bench, "-c", config, "--umask", "022")
 
     assert (code, answer["ok"], answer["config"]) == (0, True, str(config))
-    assert answer["values"] == {
+    assert set(answer["values"]) == {"app.target", *KEYS}
+    expected = {
         "app.target": {"value": f"{bench.directory}/app.py:daemon", "origin": f"{config}:6"},
         "name": {"value": "app", "origin": "default"},
         "pidfile": {"value": str(bench.pidfile), "origin": "default"},
@@ -45,6 +48,7 @@ def test_every_value_has_its_origin(bench):
         "limits.nofile": {"value": None, "origin": "default"},
         "limits.core": {"value": 0, "origin": "DARI_DAEMON__LIMITS__CORE"},
     }
+    assert {key: answer["values"][key] for key in expected} == expected
 
 
 def test_people_get_a_table(bench):
