@@ -21,6 +21,8 @@ from dari.exceptions import ConfigError
 
 BACKENDS: Final = ("asyncio", "uvloop", "standalone")
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+FORMATS: Final = ("text", "json", "none")
+ROTATIONS: Final = ("none", "size", "time")
 DEFAULT: Final = "default"
 TARGET_KEY: Final = "app.target"
 
@@ -40,6 +42,11 @@ class Settings(NamedTuple):
     start_timeout: float
     stop_grace: float
     log_level: str
+    log_format: str
+    log_rotate: str
+    log_max_bytes: int
+    log_backups: int
+    log_report_every: float
     origins: dict[str, str]
     limits_nofile: int | None = None
     limits_core: int | None = None
@@ -91,6 +98,32 @@ def _read_level(value: object, base: str) -> str:
     raise ValueError(f"must be one of {', '.join(LEVELS)}")
 
 
+def _read_format(value: object, base: str) -> str:
+    if isinstance(value, str) and value in FORMATS:
+        return value
+    raise ValueError(f"must be one of {', '.join(FORMATS)}")
+
+
+def _read_rotation(value: object, base: str) -> str:
+    if isinstance(value, str) and value in ROTATIONS:
+        return value
+    raise ValueError(f"must be one of {', '.join(ROTATIONS)}")
+
+
+def _read_count(value: object, base: str) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    raise ValueError("must be a whole number of 1 or more")
+
+
+def _read_interval(value: object, base: str) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf"):
+        return float(value)
+    raise ValueError("must be a number of seconds, or 0 for never")
+
+
 # The keys of [daemon]; a dot leads into a table inside it. The command line's --option and the environment's
 # DARI_DAEMON__KEY are made from the same list.
 KEYS: Final[dict[str, Callable[[object, str], Any]]] = {
@@ -106,6 +139,11 @@ KEYS: Final[dict[str, Callable[[object, str], Any]]] = {
     "log.level": _read_level,
     "limits.nofile": read_descriptors,
     "limits.core": read_bytes,
+    "log.format": _read_format,
+    "log.rotate": _read_rotation,
+    "log.max_bytes": _read_count,
+    "log.backups": _read_count,
+    "log.report_every": _read_interval,
 }
 DEFAULTS: Final[dict[str, object]] = {
     "umask": 0o027,
@@ -114,11 +152,16 @@ DEFAULTS: Final[dict[str, object]] = {
     "start_timeout": 30.0,
     "stop_grace": 30.0,
     "log.level": "info",
+    "log.format": "text",
+    "log.rotate": "none",
+    "log.max_bytes": 10_000_000,
+    "log.backups": 5,
+    "log.report_every": 0.0,
 }
 
 
 def _from_text(key: str, text: str) -> object:
-    if KEYS[key] is not _read_seconds:
+    if KEYS[key] not in (_read_seconds, _read_interval):
         return text
     try:
         return float(text)

@@ -1,8 +1,8 @@
-"""The log file of a service, held by a descriptor whose number never changes.
+"""The log of a service, held by a descriptor whose number never changes.
 
 Opened after the last fork (a handler from before it writes its lines into whatever file has its number by then,
 facts c). A HUP opens the path again and puts the new file under the *same* number with dup2, which is atomic: the
-logging handler, stdout and stderr, C code and a thread in the middle of a line all go on, and none of them has to
+log's writer, stdout and stderr, C code and a thread in the middle of a line all go on, and none of them has to
 be told. Append mode is what makes logrotate's copytruncate work.
 """
 
@@ -11,9 +11,15 @@ from __future__ import annotations
 import logging
 import os
 import stat
-import sys
+from typing import Final
 
-FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+from dari.daemon.config import Settings
+from dari.daemon.logformat import as_bytes, make_formatter
+from dari.daemon.logwriter import Writer
+from dari.daemon.output import Outputs
+from dari.daemon.rotation import Rotation
+
+_LAST_LINES: Final = 1.0  # seconds that a disk which hangs may take from the end of a process
 
 
 def open_log(path: str, *, create_directory: bool) -> int:
@@ -31,24 +37,56 @@ def open_log(path: str, *, create_directory: bool) -> int:
 class Log:
     """Where this service's lines go; a file, or stderr when there is none (`path` is None)."""
 
-    def __init__(self, path: str | None, *, create_directory: bool, level: str) -> None:
+    def __init__(self, path: str | None, settings: Settings, *, create_directory: bool, detached: bool) -> None:
         self._path = path
         self.fd = 2 if path is None else open_log(path, create_directory=create_directory)
         self._copies = [self.fd] if path is not None else []
-        stream = sys.stderr if path is None else open(self.fd, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - for life
-        handler = logging.StreamHandler(stream)
-        handler.setFormatter(logging.Formatter(FORMAT))
-        logging.getLogger().addHandler(handler)
-        self.set_level(level)
+        self._bare = settings.log_format == "none"
+        self._formatter = make_formatter(settings.log_format)
+        rotation: Rotation | None = None
+        if path is not None and settings.log_rotate != "none":
+            rotation = Rotation(
+                path,
+                self.fd,
+                self.reopen,
+                by_time=settings.log_rotate == "time",
+                max_bytes=settings.log_max_bytes,
+                backups=settings.log_backups,
+            )
+        self._writer = Writer(self.fd, self._composed, rotating=rotation)
+        self._outputs = Outputs(as_json=settings.log_format == "json") if detached else None
+        if not self._bare:  # else the application does all of it
+            handler = _ToWriter(self._writer)
+            handler.setFormatter(self._formatter)
+            logging.getLogger().addHandler(handler)
+            self.set_level(settings.log_level)
 
     @staticmethod
     def set_level(level: str) -> None:
         logging.getLogger().setLevel(level.upper())
 
+    def _composed(self, text: str, level: int = logging.WARNING) -> bytes:
+        if self._bare:
+            return as_bytes(f"dari: {text}")
+        record = logging.LogRecord("dari.daemon", level, __file__, 0, text, None, None)
+        return as_bytes(self._formatter.format(record))
+
+    def tell(self, text: str, *, level: int) -> None:
+        """Write it, whatever level and handlers the program has chosen. For what an operator has asked for."""
+        self._writer.put(self._composed(text, level), always=True)
+
+    @property
+    def configures_logging(self) -> bool:
+        return not self._bare
+
+    def dropped(self) -> int:
+        """How many lines there was no room for."""
+        return self._writer.dropped()
+
     def take_over_output(self) -> None:
         """Point stdout and stderr at the file, so that the caller of `dari start` gets its own back."""
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        if self._outputs is not None:
+            self._outputs.switch(self._writer.put)
         for number in (1, 2):
             os.dup2(self.fd, number, inheritable=True)
             self._copies.append(number)
@@ -63,3 +101,27 @@ class Log:
                 os.dup2(fresh, number, inheritable=number in (1, 2))
         finally:
             os.close(fresh)
+        self._writer.moved()
+
+    def end_output(self) -> None:
+        """Give away what was printed without the end of its line. In the main thread: a stream may have locks."""
+        if self._outputs is not None:
+            self._outputs.end()
+
+    def close(self) -> None:
+        """Write what waits, for a moment at most; later lines are written where they are logged."""
+        self._writer.close(_LAST_LINES)
+
+
+class _ToWriter(logging.Handler):
+    def __init__(self, writer: Writer) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = as_bytes(self.format(record))
+        except Exception:  # noqa: BLE001 - whatever somebody's __str__ raises: logging tells it on stderr
+            self.handleError(record)
+            return
+        self._writer.put(line)

@@ -32,6 +32,7 @@ from dari.daemon.pidfile import Record, Reloads, clear, write_record
 from dari.daemon.process import Identity
 from dari.daemon.program import Daemon
 from dari.daemon.reload import Reloader
+from dari.daemon.report import Reporter
 from dari.daemon.runner import Host, MainCall, MainCancelled, check_main, make_host
 from dari.daemon.signals import Inbox, StartInterrupted, reset_dispositions
 from dari.daemon.stopping import Keeper
@@ -88,7 +89,8 @@ class Service:
     def open_log(self) -> None:
         told = self.settings.told("logfile")
         path = self.settings.logfile if self.detached or told else None
-        self._log = Log(path, create_directory=not told, level=self.settings.log_level)
+        self._log = Log(path, self.settings, create_directory=not told, detached=self.detached)
+        atexit.register(self._log.end_output)
 
     def adopt(self, program: Program) -> None:
         self._reloader.adopt(program.parse, program.keywords)
@@ -96,6 +98,8 @@ class Service:
     def use_host(self, host: Host) -> None:
         self._host = host
         self.context._event = host.make_event()
+        if self.settings.log_report_every and self._log is not None:
+            Reporter(self.settings.log_report_every, post=host.post, dropped=self._log.dropped).start()
 
     # -- the states ---------------------------------------------------------------------------------------------
 
@@ -134,8 +138,10 @@ class Service:
         """Tell everybody who listens that the service has failed."""
         if self._status_fd != -1:
             self._tell({"event": "failed", "by": by, "text": text[-_LONGEST_WORD:]})
-        if self._log is not None:
+        if self._log is not None and self._log.configures_logging:
             _LOGGER.critical("%s", text)
+        elif self._log is not None:
+            self._log.tell(text, level=logging.CRITICAL)  # what the program would do with it, nobody knows
         elif not self.detached:
             print(text, file=sys.stderr)
 
@@ -205,7 +211,9 @@ class Service:
         return self._host.stacks() if self._host is not None else ""
 
     def farewell(self) -> None:
-        """Clear the pidfile, as late as can be: until then it says who is stopping."""
+        """Write the log's last lines and clear the pidfile, as late as can be: until then it says who is stopping."""
+        if self._log is not None:
+            self._log.close()
         if self._lock_fd != -1 and os.getpid() == self._identity.pid:
             forget_answer(self.settings.pidfile)
             clear(self._lock_fd)
