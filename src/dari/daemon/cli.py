@@ -26,6 +26,7 @@ _COMMANDS = {
     "reload": "reads the configuration again; returns when it is swapped, or refused (153)",
     "check": "configuration with origins, import of TARGET; starts nothing",
     "status": "running 0, dead 1, not running 3, anything else 4",
+    "logs": "the end of the log, and with --follow what comes",
 }
 _STARTING = {"run": "run", "start": "started", "restart": "started", "check": "checked"}
 
@@ -50,6 +51,8 @@ def _parser(own_target: str | None) -> argparse.ArgumentParser:
     parser.add_argument("-c", "--config", metavar="FILE", help="a TOML file with a [daemon] table")
     parser.add_argument("--json", action="store_true", help="answer in JSON, on stdout")
     parser.add_argument("--strict", action="store_true", help="already running, not running, killed: not success")
+    parser.add_argument("-n", "--lines", metavar="LINES", type=_lines, help="logs: how many (20)")
+    parser.add_argument("-f", "--follow", action="store_true", help="logs: go on until Ctrl-C, over rotations too")
     for key in KEYS:
         option = f"--{key.replace('.', '-').replace('_', '-')}"
         parser.add_argument(option, dest=key, metavar="VALUE", help=f"{key} of [daemon]")
@@ -67,6 +70,8 @@ def main(
     try:
         settings = _settings(arguments, target, keywords or {})
         name = settings.name
+        if command == "logs":
+            return _show_logs(settings, arguments)
         report = _perform(command, settings, strict=arguments["strict"])
         refused = report.code != Exit.DONE and command != "status"
     except StartFailed as failed:
@@ -92,6 +97,23 @@ def main(
     return report.code
 
 
+def _lines(text: str) -> int:
+    number = int(text)  # its ValueError is argparse's business
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
+def _show_logs(settings: Settings, arguments: dict[str, Any]) -> int:
+    from dari.daemon import tail
+
+    if arguments["json"]:
+        raise Refused(Exit.USAGE, "logs shows the log as it is; for JSON, have it written so: [daemon.log] format")
+    lines: int | None = arguments["lines"]
+    tail.show(settings.logfile, lines=20 if lines is None else lines, follow=arguments["follow"])
+    return Exit.DONE
+
+
 def _settings(arguments: dict[str, Any], own_target: str | None, keywords: Mapping[str, object]) -> Settings:
     try:
         settings = resolve(
@@ -104,6 +126,8 @@ def _settings(arguments: dict[str, Any], own_target: str | None, keywords: Mappi
         )
     except (ValueError, LookupError) as error:
         raise Refused(Exit.USAGE, str(error.args[0])) from error
+    if arguments["command"] != "logs" and (arguments["follow"] or arguments["lines"] is not None):
+        raise Refused(Exit.USAGE, f"{arguments['command']} takes no --follow and no --lines; those are for logs")
     if arguments["command"] in _STARTING:
         if settings.target is None:
             raise Refused(
