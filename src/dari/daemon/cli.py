@@ -26,6 +26,7 @@ _COMMANDS = {
     "reload": "reads the configuration again; returns when it is swapped, or refused (153)",
     "check": "configuration with origins, import of TARGET; starts nothing",
     "status": "running 0, dead 1, not running 3, anything else 4",
+    "dump": "what every thread and every suspended task is doing",
     "logs": "the end of the log, and with --follow what comes",
 }
 _STARTING = {"run": "run", "start": "started", "restart": "started", "check": "checked"}
@@ -92,6 +93,8 @@ def main(
 
         head = {"action": command, "name": name, "ok": report.code == Exit.DONE, "code": int(report.code)}
         print(json.dumps({**head, "text": report.text, **report.fields}))
+    elif command == "dump" and report.fields.get("dump"):
+        print(report.text)
     else:
         _say(name or "dari", report.text, to=sys.stderr if refused else sys.stdout)
     return report.code
@@ -152,6 +155,10 @@ def _perform(command: str, settings: Settings, *, strict: bool) -> Report:
         return reload(settings)
     if command == "check":
         return operate.check(settings)
+    if command == "dump":
+        from dari.daemon import dump
+
+        return dump.dump(settings)
     if command == "run":
         operate.run(settings)
     return operate.start(settings, strict=strict)

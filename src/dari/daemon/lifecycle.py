@@ -81,6 +81,7 @@ class Intent(Enum):
     STOP = "graceful stop; the second one of the same kind forces"
     FAST_STOP = "main is cancelled at once"
     RELOAD = "read the configuration again and reopen the log"
+    DUMP = "threads and suspended tasks into the log"
     RESERVED = "logged, nothing else"
 
 
@@ -90,7 +91,7 @@ SIGNALS: Final[dict[signal.Signals, Intent]] = {
     signal.SIGINT: Intent.STOP,
     signal.SIGQUIT: Intent.FAST_STOP,
     signal.SIGHUP: Intent.RELOAD,
-    signal.SIGUSR1: Intent.RESERVED,
+    signal.SIGUSR1: Intent.DUMP,
     signal.SIGUSR2: Intent.RESERVED,
 }
 

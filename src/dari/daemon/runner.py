@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import io
 import threading
-import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dari.daemon.context import Stopping
@@ -49,8 +46,8 @@ class Host(Protocol):
         ...
 
     def cancel(self) -> None: ...
-    def stacks(self) -> str:
-        """Return where main is suspended, for the log of a forced exit."""
+    def tasks(self) -> list[Any]:
+        """Return the tasks that have not ended. Any thread."""
         ...
 
 
@@ -210,14 +207,10 @@ class _AsyncioHost:
         if self._task is not None:
             self._task.cancel()
 
-    def stacks(self) -> str:
+    def tasks(self) -> list[Any]:
         import asyncio
 
-        text = io.StringIO()
-        if self._loop is not None and not self._loop.is_closed():
-            for task in asyncio.all_tasks(self._loop):
-                task.print_stack(file=text)
-        return text.getvalue()
+        return [] if self._loop is None or self._loop.is_closed() else list(asyncio.all_tasks(self._loop))
 
 
 class _Steps:
@@ -290,13 +283,5 @@ class _StandaloneHost:
         self._cancelled = True
         self.post(lambda: self._scheduler.cancel("the service is stopping"))
 
-    def stacks(self) -> str:
-        lines = [f"{task!r}\n" for task in self._scheduler.tasks]
-        suspended: Any = self._main
-        while suspended is not None:
-            # Generators and coroutines name the same two things differently; anything else ends the chain.
-            frame: FrameType | None = getattr(suspended, "gi_frame", getattr(suspended, "cr_frame", None))
-            suspended = getattr(suspended, "gi_yieldfrom", getattr(suspended, "cr_await", None))
-            if frame is not None:
-                lines += traceback.format_list(traceback.extract_stack(frame, limit=1))
-        return "".join(lines)
+    def tasks(self) -> list[Any]:
+        return list(self._scheduler.tasks)

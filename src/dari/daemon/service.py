@@ -35,6 +35,7 @@ from dari.daemon.reload import Reloader
 from dari.daemon.report import Reporter
 from dari.daemon.runner import Host, MainCall, MainCancelled, check_main, make_host
 from dari.daemon.signals import Inbox, StartInterrupted, reset_dispositions
+from dari.daemon.stacks import Dumper, suspended
 from dari.daemon.stopping import Keeper
 from dari.daemon.target import load
 from dari.exceptions import ConfigError
@@ -75,6 +76,7 @@ class Service:
         self._changing = threading.Lock()  # around a transition and its line in the pidfile
         self._log: Log | None = None
         self._host: Host | None = None
+        self._dumper = Dumper(self.settings.name, tasks=self._known_tasks, tell=self._tell_dump)
         self._told = threading.Event()  # main's loop has heard that it is to stop
         self.context = Context(self.settings.name, {}, self.ready)
         self._reloader = Reloader(self, self.settings, self.context, verdict="never" if on_terminal else "none")
@@ -207,8 +209,18 @@ class Service:
         if self._host is not None:
             self._host.post(lambda: _LOGGER.warning("%s", text))
 
+    def dump(self) -> None:
+        self._dumper.ask()
+
     def last_words(self) -> str:
-        return self._host.stacks() if self._host is not None else ""
+        return suspended(self._known_tasks())
+
+    def _known_tasks(self) -> list[Any]:
+        return self._host.tasks() if self._host is not None else []
+
+    def _tell_dump(self, text: str) -> None:
+        if self._log is not None:
+            self._log.tell(text, level=logging.INFO)
 
     def farewell(self) -> None:
         """Write the log's last lines and clear the pidfile, as late as can be: until then it says who is stopping."""

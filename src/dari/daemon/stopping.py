@@ -36,6 +36,7 @@ class Stoppable(Protocol):
 
     def cancel(self) -> None: ...
     def reload(self) -> None: ...
+    def dump(self) -> None: ...
     def note(self, text: str) -> None: ...
     def last_words(self) -> str:
         """Return the stacks of the tasks that are suspended (threads are dumped by the keeper)."""
@@ -113,6 +114,8 @@ class Keeper:
             intent = Intent.STOP
         if intent is Intent.RELOAD:
             self._service.reload()
+        elif intent is Intent.DUMP:
+            self._service.dump()
         elif intent is Intent.RESERVED:
             self._service.note(f"{signum.name} is reserved and does nothing yet")
         elif count > 1:

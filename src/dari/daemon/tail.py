@@ -29,7 +29,7 @@ _MOST_NUMBERS: Final = 100  # of rotated files that are searched for ours
 def show(path: str, *, lines: int, follow: bool) -> None:
     """Write the last `lines` lines to stdout; with `follow` go on until Ctrl-C or until the reader goes."""
     try:
-        fd = _open(path)
+        fd = open_for_reading(path)
     except FileNotFoundError as error:
         text = f"there is no log {path}: the service never ran, or it logs elsewhere (-c FILE or --logfile says where)"
         raise Refused(Exit.FAILED, text) from error
@@ -42,13 +42,18 @@ def show(path: str, *, lines: int, follow: bool) -> None:
         while raw := os.read(fd, _BLOCK):
             _write(raw)
         if follow:
-            for raw in _coming(path, fd):
+            reader_gone = select.poll()
+            reader_gone.register(1, 0)  # asks for nothing: POLLERR and POLLHUP are told all the same
+            for raw in coming(path, fd):
                 _write(raw)
+                if not raw and reader_gone.poll(_LOOK_AGAIN * 1000):
+                    break
     except (BrokenPipeError, KeyboardInterrupt):
         pass  # both are how people end this
 
 
-def _open(path: str) -> int:
+def open_for_reading(path: str) -> int:
+    """Open a log, and nothing that is no file."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
@@ -80,10 +85,8 @@ def _seek_last(fd: int, lines: int) -> None:
     os.lseek(fd, 0 if lines > 0 else end, os.SEEK_SET)
 
 
-def _coming(path: str, fd: int) -> Iterator[bytes]:
-    """Give what is written from now on, in order."""
-    reader_gone = select.poll()
-    reader_gone.register(1, 0)  # asks for nothing: POLLERR and POLLHUP are told all the same
+def coming(path: str, fd: int) -> Iterator[bytes]:
+    """Give what is written from now on, in order; nothing (`b""`) whenever there is nothing to give. Never waits."""
     while True:
         successors = _successors(path, fd)  # first: what our file has after that is its rest
         if os.fstat(fd).st_size < os.lseek(fd, 0, os.SEEK_CUR):
@@ -95,8 +98,8 @@ def _coming(path: str, fd: int) -> Iterator[bytes]:
             fd = successors.pop(0)
             for number in successors:  # looked for again when this one is read
                 os.close(number)
-        elif reader_gone.poll(_LOOK_AGAIN * 1000):
-            raise BrokenPipeError
+        else:
+            yield b""
 
 
 def _successors(path: str, fd: int) -> list[int]:
@@ -105,7 +108,7 @@ def _successors(path: str, fd: int) -> list[int]:
     opened: list[int] = []
     for number in range(_MOST_NUMBERS):
         try:
-            other = _open(f"{path}.{number}" if number else path)
+            other = open_for_reading(f"{path}.{number}" if number else path)
         except OSError:
             break
         there = os.fstat(other)
