@@ -192,6 +192,9 @@ def test_who_cannot_be_asked(bench, until):
         done.stdout,
     )
     assert until(lambda: "dump 1 of app" in run.stderr.readline())
+    anothers = bench.directory / "another.log"
+    anothers.touch()
+    assert f"not {anothers} (its stderr is pipe:" in bench.dari("dump", "app.py:main", "--logfile", anothers).stdout
 
 
 def test_a_stopped_process_does_not_answer(bench, monkeypatch):

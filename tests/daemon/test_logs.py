@@ -341,10 +341,14 @@ def test_the_queue_is_bounded_and_counts():
         writer.put(line)
     dropped = writer.dropped()
     assert 100 < dropped <= 190
+    writer.put(b"asked for\n", always=True)
     text = b""
     while b"told: " not in text:
         text += os.read(reader, 1 << 20)
 
+    assert writer.flush(10)
+    text += os.read(reader, 1 << 20) if b"asked for" not in text else b""
+    assert b"asked for\n" in text
     assert writer.dropped() == dropped
     assert text.count(b"x\n") == 200 - dropped
     assert f"told: {dropped} lines were dropped here".encode() in text
@@ -472,6 +476,28 @@ def test_a_disk_that_is_really_full(bench, until):
     finally:
         bench.clean_up()
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_program_may_close_its_output(bench):
+    """As daemons used to: it starts, runs and stops, and its log goes on."""
+    bench.program(
+        """
+        import logging, sys
+        print(sys.stdout.name, sys.stdout.fileno(), sys.stderr.fileno(), sys.stdout.isatty(), flush=True)
+        sys.stdout.close()
+        sys.stderr.close()
+        async def main(ctx):
+            ctx.ready()
+            logging.info("logged 1")
+            await ctx.stopping.wait()
+        """
+    )
+    done = bench.dari("start", "app.py:main")
+    assert done.stdout.splitlines()[0] == "<stdout> 1 2 False"
+    assert bench.dari("stop", "app.py:main", "--strict").returncode == 0
+
+    assert numbers(bench.log(), "logged") == [1]
+    assert "Error" not in bench.log()
 
 
 def test_a_forked_child_logs_too(bench, until):

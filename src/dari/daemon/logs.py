@@ -19,7 +19,7 @@ from dari.daemon.logwriter import Writer
 from dari.daemon.output import Outputs
 from dari.daemon.rotation import Rotation
 
-_LAST_LINES: Final = 1.0  # seconds that a disk which hangs may take from the end of a process
+_LAST_LINES: Final = 0.5  # seconds that a disk which hangs may take from the end of a process
 
 
 def open_log(path: str, *, create_directory: bool) -> int:

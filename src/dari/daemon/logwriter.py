@@ -26,6 +26,7 @@ from typing import Final, Protocol
 LIMIT: Final = 10_000  # lines; some megabytes of memory, and a minute of a busy service
 _BATCH: Final = 256  # lines in one write: 2 µs a line, instead of 5
 _TRY_AGAIN: Final = 1.0  # seconds; nobody frees a disk faster, and no test waits long for it
+_FULL_QUEUE: Final = "the queue was full"
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
@@ -56,7 +57,7 @@ class Writer:
         self._looks = 0
         self._looking = threading.Lock()
         self._told = 0
-        self._why = "the queue was full"
+        self._why = _FULL_QUEUE
         os.register_at_fork(after_in_child=self._in_child)
         threading.Thread(target=self._work, name="dari-log", daemon=True).start()
 
@@ -131,7 +132,7 @@ class Writer:
         dropped = self.dropped()
         if dropped > self._told:
             text = f"{dropped - self._told} lines were dropped here: the log had no room ({self._why})"
-            self._told = dropped
+            self._told, self._why = dropped, _FULL_QUEUE
             self._write(self._compose(text))
 
     def _rotate_for(self, line: bytes) -> None:

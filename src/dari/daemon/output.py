@@ -8,6 +8,7 @@ here goes through `logging`, or a handler that writes to stderr would feed itsel
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -24,6 +25,7 @@ class _Output(io.RawIOBase):
 
     def __init__(self, number: int, name: str, *, as_json: bool) -> None:
         super().__init__()
+        self.name = f"<{name}>"  # `sys.stdout.name`, as it was
         self._number = number
         self._name = name
         self._as_json = as_json
@@ -84,7 +86,8 @@ class Outputs:
 
     def flush(self) -> None:
         for stream in self._streams:
-            stream.flush()
+            with contextlib.suppress(ValueError):  # the program has closed it, as daemons used to
+                stream.flush()
 
     def end(self) -> None:
         self.flush()

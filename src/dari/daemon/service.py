@@ -216,7 +216,10 @@ class Service:
         return suspended(self._known_tasks())
 
     def _known_tasks(self) -> list[Any]:
-        return self._host.tasks() if self._host is not None else []
+        # The loop makes tasks while we look. Then those are left that are found without it.
+        with contextlib.suppress(RuntimeError):
+            return self._host.tasks() if self._host is not None else []
+        return []
 
     def _tell_dump(self, text: str) -> None:
         if self._log is not None:
