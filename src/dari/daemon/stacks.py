@@ -57,6 +57,7 @@ def suspended(known: Iterable[Any]) -> str:
             found.setdefault(seen[1], []).append(seen[0])
     lines: list[str] = []
     for stack, titles in found.items():
+        titles.sort()  # asyncio keeps its tasks in a set
         more = len(titles) - _NAMED
         lines += [*titles[:_NAMED], *([f"and {more} more, at the same place"] if more > 0 else ()), stack]
     return _joined(lines)
