@@ -171,7 +171,7 @@ class Service:
                 _LOGGER.error("the log stays where it was, %s", error)
 
     def apply(self, settings: Settings) -> None:
-        if settings.log_level != self.settings.log_level:
+        if settings.log_level != self.settings.log_level and settings.log_format != "none":
             Log.set_level(settings.log_level)
         self.settings = settings
 
