@@ -239,6 +239,20 @@ def test_what_changes_at_once_and_what_needs_a_restart(bench, simple):
     assert bench.log().count("DEBUG root: heard") == 1  # from the second reload on
 
 
+def test_a_program_that_configures_logging_itself_keeps_its_level(bench, simple):
+    """`format = "none"`: a reload leaves that alone, too."""
+    level = bench.directory / "level"
+    simple(
+        f"ctx.on_reload(lambda new, old: pathlib.Path({str(level)!r}).write_text(str(logging.getLogger().level)))\n"
+        "logging.getLogger().setLevel(35)",
+        more="[daemon.log]\nformat = 'none'\n",
+    )
+    bench.config(CONFIG.format(1) + "[daemon.log]\nformat = 'none'\nlevel = 'debug'\n")
+
+    assert [reload(bench)[0], reload(bench)[0]] == [0, 0]
+    assert level.read_text() == "35"  # told to the second reload, after the first
+
+
 def test_what_the_environment_says_is_not_the_files_to_change(bench, simple):
     """A key that command line or environment have given is no change, whatever the file says."""
     simple(options=("--umask", "022"))
