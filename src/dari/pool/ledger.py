@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dari._kernel.outcome import Error, Value
 from dari.exceptions import PoolClosed, WorkerLost
+from dari.pool.clock import Clock
 from dari.pool.hooks import Hooks, call_hook
 from dari.pool.job import (
     CANCELLED,
@@ -39,7 +40,6 @@ from dari.pool.watch import Watch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from dari.pool.clock import Clock
     from dari.pool.crew import Crew
     from dari.pool.limits import Limit
     from dari.pool.places import Place
@@ -83,8 +83,6 @@ class Ledger(Sections):
         self.exit_timeout = exit_timeout
         self.hooks = hooks
         self.crew: Crew  # set by the pool, once
-        self.clock: Clock
-        self.watch: Watch
         self.open = True
         self.failure: BaseException | None = None  # what broke the pool
         self.unfinished = 0  # scheduled, queued and running
@@ -98,6 +96,8 @@ class Ledger(Sections):
         self.limits = Limits(limits, self._new_line)
         self.scheduled: dict[Job[Any], None] = {}  # they have their place, and wait for their time
         self._places = self._new_places()
+        self.clock = Clock(self)
+        self.watch = Watch(self)
         self.tallies: dict[int, Tally] = {}
         self._when_idle: list[Callable[[], object]] = []
 
@@ -173,6 +173,10 @@ class Ledger(Sections):
     def abandoned(self) -> int:
         """Threads that still run what has run out of its time."""
         return sum(any(job._waiters is ENDED for job in seat.stack()) for seat in self.crew.at_work())
+
+    def clock_stands(self, error: BaseException) -> None:
+        """No thread can be had that would keep the times: what waits for one would wait for ever."""
+        self._fail_scheduled(error)
 
     def expired(self, job: Job[Any] | Watch) -> bool:
         """The time has come that its state waits for."""
@@ -457,6 +461,11 @@ class Ledger(Sections):
         if not self.open:
             self.crew.dismiss()
             self.watch.dismiss()
+
+    def _fail_scheduled(self, cause: BaseException) -> None:
+        for job in tuple(self.scheduled):
+            failed = job.started_at is not None  # then it keeps what it failed with
+            self._end_unrun(job, FAILED, None if failed else Error(self._never(job, cause)))
 
     def _never(self, job: Job[Any], cause: BaseException | None) -> Exception:
         if not self.open:

@@ -4,37 +4,17 @@ from __future__ import annotations
 
 import sys
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dari._kernel.outcome import Error
 from dari.exceptions import WorkerLost
-from dari.pool.clock import Clock
 from dari.pool.job import ENDED, FAILED, QUEUED, Job
 from dari.pool.ledger import Ledger, since
-from dari.pool.watch import Watch
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from dari.pool.hooks import Hooks
 
 __all__ = ["Salvage"]
 
 
 class Salvage(Ledger):
-    def __init__(
-        self,
-        name: str,
-        max_queue: int | None,
-        starvation_limit: int | None,
-        exit_timeout: float,
-        limits: Mapping[str, int],
-        hooks: Hooks | None,
-    ) -> None:
-        super().__init__(name, max_queue, starvation_limit, exit_timeout, limits, hooks)
-        self.clock = Clock(self)
-        self.watch = Watch(self)
-
     def fail_queue(self, cause: BaseException) -> None:
         """Nobody will ever run what is queued, or waits for a place."""
         self._refuse_places(cause)
@@ -42,10 +22,6 @@ class Salvage(Ledger):
             self._end_unrun(job, FAILED, Error(self._never(job, cause)))
         if self.failure is not None:
             self._fail_scheduled(cause)
-
-    def clock_stands(self, error: BaseException) -> None:
-        """No thread can be had that would keep the times: what waits for one would wait for ever."""
-        self._fail_scheduled(error)
 
     def mend(self) -> None:
         """A section was broken off: only what stands in a line, is scheduled or runs can be trusted. Count it anew."""
@@ -114,11 +90,6 @@ class Salvage(Ledger):
         self.tallies = {}
         self.unfinished = 0
         self.room = sys.maxsize if self.max_queue is None else self.max_queue
-
-    def _fail_scheduled(self, cause: BaseException) -> None:
-        for job in tuple(self.scheduled):
-            failed = job.started_at is not None  # then it keeps what it failed with
-            self._end_unrun(job, FAILED, None if failed else Error(self._never(job, cause)))
 
 
 def _lost(job: Job[Any]) -> WorkerLost:
