@@ -16,7 +16,7 @@ from typing import Final
 from dari.daemon import tail
 from dari.daemon.config import Settings
 from dari.daemon.lifecycle import Exit, Refused, State
-from dari.daemon.operate import Report
+from dari.daemon.operate import Report, signallable
 from dari.daemon.pidfile import Record, look
 from dari.daemon.process import Handle
 
@@ -50,12 +50,7 @@ def _running(settings: Settings) -> Record:
     seen = look(settings.pidfile)
     if seen.state in (State.STOPPED, State.DEAD):
         raise Refused(Exit.NOT_RUNNING, "not running")
-    if seen.record is None or seen.state in (State.ORPHANED, State.UNKNOWN):
-        raise Refused(Exit.NOT_PERMITTED, f"cannot be asked for a dump: {seen.text}", pid=seen.pid)
-    if not seen.may_be_signalled():
-        text = f"pid {seen.pid} is not the pidfile owner's process (uid {seen.owner}): not signalled"
-        raise Refused(Exit.NOT_PERMITTED, text, pid=seen.pid)
-    return seen.record
+    return signallable(seen)
 
 
 def _its_log(path: str, pid: int) -> int | None:

@@ -133,6 +133,18 @@ def orphaned(seen: Seen) -> Refused:
     return Refused(Exit.ORPHANED, f"{text}; `lslocks` or `fuser` on the pidfile name it", pid=seen.pid)
 
 
+def signallable(seen: Seen) -> Record:
+    """Return the record of what runs, if a signal is known to reach the right process; else `Refused` says why."""
+    if seen.state is State.UNKNOWN:
+        raise Refused(Exit.NOT_PERMITTED, seen.text)
+    if seen.state is State.ORPHANED or seen.record is None:
+        raise orphaned(seen)
+    if not seen.may_be_signalled():
+        text = f"pid {seen.pid} is not the pidfile owner's process (uid {seen.owner}): not signalled"
+        raise Refused(Exit.NOT_PERMITTED, text, pid=seen.pid)
+    return seen.record
+
+
 def run(settings: Settings) -> NoReturn:
     """Become the service, in the foreground."""
     from dari.daemon import launch
@@ -178,17 +190,11 @@ def _stop(settings: Settings, fd: int, *, first: bool, strict: bool) -> Report:
     if seen.state in (State.STOPPED, State.DEAD):
         _tidy(settings, fd, pid=None)
         return _nothing_to_stop(strict)
-    if seen.state is State.UNKNOWN:
-        raise Refused(Exit.NOT_PERMITTED, seen.text)
-    if seen.state is State.ORPHANED or seen.record is None:
-        raise orphaned(seen)
-    if not seen.may_be_signalled():
-        text = f"pid {seen.pid} is not the pidfile owner's process (uid {seen.owner}): not signalled"
-        raise Refused(Exit.NOT_PERMITTED, text, pid=seen.pid)
+    record = signallable(seen)
 
     began = time.monotonic()
     killed = False
-    handle = Handle.open(seen.record.identity)
+    handle = Handle.open(record.identity)
     if handle is not None:
         with handle:
             killed = _end(settings, handle, tell=first and seen.state is not State.STOPPING, pid=seen.pid)

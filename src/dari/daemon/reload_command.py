@@ -9,7 +9,7 @@ from typing import Any, Final
 from dari.daemon.answer import read_answer
 from dari.daemon.config import Settings
 from dari.daemon.lifecycle import Exit, Refused, State
-from dari.daemon.operate import LOOK_AGAIN, Report, orphaned
+from dari.daemon.operate import LOOK_AGAIN, Report, signallable
 from dari.daemon.pidfile import Record, Seen, look
 from dari.daemon.process import Handle
 
@@ -54,17 +54,11 @@ def _reloadable(settings: Settings, seen: Seen) -> Record:
         raise Refused(Exit.NOT_RUNNING, seen.text)
     if seen.state in (State.STARTING, State.STOPPING):
         raise Refused(Exit.NOT_RUNNING, f"{seen.text}, and does not reload now", pid=seen.pid)
-    if seen.state is State.UNKNOWN:
-        raise Refused(Exit.NOT_PERMITTED, seen.text)
-    if seen.state is State.ORPHANED or seen.record is None:
-        raise orphaned(seen)
-    if not seen.may_be_signalled():
-        text = f"pid {seen.pid} is not the pidfile owner's process (uid {seen.owner}): not signalled"
-        raise Refused(Exit.NOT_PERMITTED, text, pid=seen.pid)
-    if seen.record.reloads.verdict == "never":
+    record = signallable(seen)
+    if record.reloads.verdict == "never":
         text = f"pid {seen.pid} runs in the foreground of a terminal, where HUP stops it: use `dari restart`"
         raise Refused(Exit.NOT_POSSIBLE, text, pid=seen.pid)
-    return seen.record
+    return record
 
 
 def _report(settings: Settings, record: Record, *, since: int, seconds: float) -> Report:

@@ -4,6 +4,8 @@ The order is the design. First what can fail without the program (descriptors, s
 safe to be signalled and able to tell; then the import of the program, in the process it stays in; then its loop.
 Until it is ready, whatever goes wrong is told three times: to the caller of `dari start` through the status pipe,
 to the log, and by the exit code.
+
+Long: the order from the first descriptor to the farewell is one story, and its parts share the service's few fields.
 """
 
 from __future__ import annotations
