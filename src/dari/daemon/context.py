@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias, TypeVar, final
 
+from dari.daemon.listeners import Listeners
+
 OnReload: TypeAlias = Callable[[Any, Any], object]
 OnReloadT = TypeVar("OnReloadT", bound=OnReload)
 
@@ -23,9 +25,11 @@ class Stopping(Protocol):
 class Context:
     """The service's line to its daemon. Made by the daemon, one for each run."""
 
-    __slots__ = ("_ask_ready", "_config", "_event", "_generation", "_listens", "_on_reload", "name")
+    __slots__ = (
+        "_ask_ready", "_config", "_event", "_generation", "_listeners", "_listens", "_on_reload", "_status", "name"
+    )  # fmt: skip
 
-    def __init__(self, name: str, config: Any, ask_ready: Callable[[], None]) -> None:
+    def __init__(self, name: str, config: Any, ask_ready: Callable[[], None], listeners: Listeners) -> None:
         self.name = name
         self._config = config
         self._generation = 1
@@ -33,6 +37,8 @@ class Context:
         self._ask_ready = ask_ready
         self._event: Stopping | None = None
         self._listens = False
+        self._listeners = listeners
+        self._status = ""
 
     def ready(self) -> None:
         """Say that the service does its work now: `dari start` returns, and stdout and stderr go to the log.
@@ -50,6 +56,15 @@ class Context:
             raise RuntimeError("ctx.stopping exists once main runs")
         self._listens = True
         return self._event
+
+    def set_status(self, text: str) -> None:
+        """Say in a few words what the service is doing, for its operators. A plain call from any thread; one line."""
+        self._status = " ".join(text.split())
+        self._listeners.tell(lambda each: each.status(self._status))
+
+    def report(self) -> dict[str, Any]:
+        """Return what is known of this service as plain values, `status` (as it was set last) among them."""
+        return {"name": self.name, "generation": self._generation, "status": self._status} | self._listeners.report()
 
     @property
     def config(self) -> Any:

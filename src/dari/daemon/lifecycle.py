@@ -134,3 +134,11 @@ class StartFailed(DaemonError):  # noqa: N818 - what happened; an error it is fo
         super().__init__(text)
         self.code = code
         self.origin = origin
+
+
+class Failure(Exception):  # noqa: N818 - it carries an exit code out of a service's own process
+    """Why this process cannot be the service, and the exit code that says it."""
+
+    def __init__(self, code: Exit, text: str) -> None:
+        super().__init__(text)
+        self.code = code

@@ -59,6 +59,8 @@ class Reloadable(Protocol):
     """What a reload asks of the service. Called in the loop's thread."""
 
     def write_down(self, reloads: Reloads) -> None: ...
+    def reloading(self) -> None: ...
+    def reloaded(self, answer: Answer) -> None: ...
     def reopen_log(self) -> None: ...
     def apply(self, settings: Settings) -> None:
         """Take on what has changed in them; only what can change while the service runs (`_LIVE`) has."""
@@ -110,6 +112,7 @@ class Reloader:
     async def _reload(self, host: Host) -> None:
         number = self.reloads.begun + 1
         self._note(begun=number)
+        self._service.reloading()
         # Reopened whatever becomes of the configuration: logrotate has moved the file already.
         self._service.reopen_log()
         try:
@@ -213,6 +216,7 @@ class Reloader:
             write_answer(self._settings.pidfile, answer)
         except OSError as error:
             _LOGGER.warning("`dari reload` cannot be told the reason: %s", error)
+        self._service.reloaded(answer)
         verdict = self.reloads.verdict if self.reloads.verdict == "never" else "ok" if answer.ok else "refused"
         self._note(ended=answer.number, generation=answer.generation, verdict=verdict, at=int(time.time()))
 

@@ -4,42 +4,36 @@ The order is the design. First what can fail without the program (descriptors, s
 safe to be signalled and able to tell; then the import of the program, in the process it stays in; then its loop.
 Until it is ready, whatever goes wrong is told three times: to the caller of `dari start` through the status pipe,
 to the log, and by the exit code.
-
-Long: the order from the first descriptor to the farewell is one story, and its parts share the service's few fields.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib.util
 import json
 import logging
 import os
-import resource
 import sys
 import threading
-import traceback
-from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from dari.daemon.answer import forget_answer
-from dari.daemon.config import DEFAULT, KEYS, Settings
+from dari.daemon.answer import Answer, forget_answer
+from dari.daemon.config import Settings
 from dari.daemon.context import Context
+from dari.daemon.importing import Program, import_program, own_traceback
 from dari.daemon.launch import Handover, read_handover
-from dari.daemon.lifecycle import TRANSITIONS, Event, Exit, State
+from dari.daemon.lifecycle import TRANSITIONS, Event, Exit, Failure, State
+from dari.daemon.listeners import Listener, Listeners
 from dari.daemon.logs import Log
 from dari.daemon.pidfile import Record, Reloads, clear, write_record
 from dari.daemon.process import Identity
-from dari.daemon.program import Daemon
 from dari.daemon.reload import Reloader
 from dari.daemon.report import Reporter
-from dari.daemon.runner import Host, MainCall, MainCancelled, check_main, make_host
+from dari.daemon.runner import Host, MainCall, MainCancelled, make_host
+from dari.daemon.setup import close_others, name_process, settle
 from dari.daemon.signals import Inbox, StartInterrupted, reset_dispositions
 from dari.daemon.stacks import Dumper, suspended
 from dari.daemon.stopping import Keeper
-from dari.daemon.target import load
 from dari.exceptions import ConfigError
 
 _LOGGER: Final = logging.getLogger("dari.daemon")
@@ -48,21 +42,6 @@ _LONGEST_WORD: Final = 60_000  # of a traceback through the pipe; a recursion er
 # A main that says `ctx.ready()` and then `await ctx.stopping.wait()` may be told to stop between the two: whether it
 # listens is known when its loop has its turn. One that blocks its loop for longer does not listen. Seconds.
 _END_OF_STEP: Final = 0.25
-
-_LIBRARY: Final = os.path.dirname(os.__file__)
-_NOT_THE_PROGRAM: Final = (
-    os.path.dirname(os.path.dirname(__file__)) + os.sep,
-    os.path.join(_LIBRARY, "asyncio"),
-    os.path.join(_LIBRARY, "importlib"),
-    "<frozen",
-    "uvloop/",  # as its compiled frames are called
-)
-
-
-class Failure(Exception):  # noqa: N818 - it carries an exit code out, nobody handles it as an error
-    def __init__(self, code: Exit, text: str) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 class Service:
@@ -75,12 +54,13 @@ class Service:
         self._status_fd = handover.status
         self._identity = Identity.of(os.getpid())
         self._state = State.STARTING
-        self._changing = threading.Lock()  # around a transition and its line in the pidfile
+        self._changing = threading.RLock()  # around a transition, its line in the pidfile, and telling of it
         self._log: Log | None = None
         self._host: Host | None = None
         self._dumper = Dumper(self.settings.name, tasks=self._known_tasks, tell=self._tell_dump)
         self._told = threading.Event()  # main's loop has heard that it is to stop
-        self.context = Context(self.settings.name, {}, self.ready)
+        self.listeners = Listeners()
+        self.context = Context(self.settings.name, {}, self.ready, self.listeners)
         self._reloader = Reloader(self, self.settings, self.context, verdict="never" if on_terminal else "none")
 
     def leave_to_parent(self) -> None:
@@ -113,8 +93,12 @@ class Service:
             state = TRANSITIONS.get((self._state, event))
             if state is None or self._lock_fd == -1:
                 return False
-            self._state = state
+            before, self._state = self._state, state
             self._write_record()
+            if state is State.STOPPING:
+                self.listeners.tell(lambda each: each.stopping())
+            elif before is State.STARTING:
+                self.listeners.tell(lambda each: each.ready())
             return True
 
     def _write_record(self) -> None:
@@ -122,8 +106,15 @@ class Service:
             write_record(self._lock_fd, Record(self._identity, self._state, self._lock_fd, self._reloader.reloads))
 
     @property
-    def stopping(self) -> bool:
-        return self._state is State.STOPPING
+    def state(self) -> State:
+        return self._state
+
+    def begin(self, listeners: list[Listener]) -> bool:
+        """Take the listeners in before main runs; False when a stop has come first."""
+        with self._changing:
+            if self._state is State.STARTING:
+                self.listeners.start(listeners)
+            return self._state is State.STARTING
 
     def ready(self) -> None:
         if not self._move(Event.READY):
@@ -165,6 +156,12 @@ class Service:
             if self._lock_fd != -1:
                 self._write_record()
 
+    def reloading(self) -> None:
+        self.listeners.tell(lambda each: each.reloading())
+
+    def reloaded(self, answer: Answer) -> None:
+        self.listeners.tell(lambda each: each.reloaded(answer))
+
     def reopen_log(self) -> None:
         if self._log is not None:
             try:
@@ -204,7 +201,7 @@ class Service:
             self._host.cancel()
 
     def reload(self) -> None:
-        if self._host is not None and not self.stopping:
+        if self._host is not None and self._state is not State.STOPPING:
             self._reloader.ask(self._host)
 
     def note(self, text: str) -> None:
@@ -229,22 +226,30 @@ class Service:
 
     def farewell(self) -> None:
         """Write the log's last lines and clear the pidfile, as late as can be: until then it says who is stopping."""
+        here = os.getpid() == self._identity.pid  # a forked child comes by here, too
+        if here:
+            self.listeners.farewell()
         if self._log is not None:
             self._log.close()
-        if self._lock_fd != -1 and os.getpid() == self._identity.pid:
+        if self._lock_fd != -1 and here:
             forget_answer(self.settings.pidfile)
             clear(self._lock_fd)
+
+
+def listeners_of(service: Service) -> list[Listener]:
+    """Return who else is told what this service does, in the order in which they are told."""
+    return []
 
 
 def main(argv: list[str]) -> int:
     """Be the service until it ends; return its exit code."""
     handover = read_handover(int(argv[-1].removeprefix("--handover=")))
     if handover.mode == "start":
-        _close_others(keep={0, 1, 2, handover.lock, handover.status})
+        close_others(keep={0, 1, 2, handover.lock, handover.status})
     for fd in (handover.lock, handover.status):
         if fd != -1:
             os.set_inheritable(fd, False)
-    _name_process(handover.settings.name)
+    name_process(handover.settings.name)
     reset_dispositions()
     on_terminal = handover.mode == "run" and os.isatty(0)
     try:
@@ -272,7 +277,7 @@ def _live(service: Service, inbox: Inbox) -> int:
             service.adopt(program)
             host = make_host(program.backend, inbox)
         service.use_host(host)
-        if service.stopping:
+        if not service.begin(listeners_of(service)):
             return 0
         call = MainCall(program.main, service.context, ready=service.ready, ended=service.main_ended)
         host.run(call)
@@ -287,7 +292,7 @@ def _live(service: Service, inbox: Inbox) -> int:
     except SystemExit as leaving:
         return _exit_code(service, leaving)
     except BaseException as error:  # noqa: BLE001 - the end of the service's stack: it is told and becomes 1
-        service.failed(_traceback(error), by="service")
+        service.failed(own_traceback(error), by="service")
         return 1
     return 0
 
@@ -297,112 +302,6 @@ def _exit_code(service: Service, leaving: SystemExit) -> int:
         return (leaving.code or 0) & 0xFF
     service.failed(str(leaving.code), by="service")
     return 1
-
-
-class Program(NamedTuple):
-    """What the import of TARGET gave."""
-
-    main: Any
-    backend: str
-    parse: Callable[[Any], Any] | None
-    keywords: dict[str, Any]
-
-
-def import_program(settings: Settings) -> Program:
-    """Return main and what goes with it; `Failure` when there is none or when it contradicts the launcher."""
-    assert settings.target is not None  # the launcher started us for it
-    try:
-        found = load(settings.target)
-    except (SystemExit, StartInterrupted):
-        raise
-    except BaseException as error:
-        raise Failure(Exit.NO_TARGET, f"cannot import {settings.target}\n{_traceback(error)}") from error
-    program = Program(found, settings.backend, None, {})
-    if isinstance(found, Daemon):
-        program = Program(found.main, _agree(found, settings), found.parse, found.keywords)
-    if wrong := check_main(program.main):
-        raise Failure(Exit.NO_TARGET, f"{settings.target}: {wrong}")
-    if program.backend == "uvloop" and importlib.util.find_spec("uvloop") is None:
-        raise Failure(Exit.BAD_CONFIG, "backend uvloop is not installed: pip install 'dari[uvloop]'")
-    return program
-
-
-def _agree(daemon: Daemon, settings: Settings) -> str:
-    """Check a `Daemon`'s keywords against what the launcher has acted on by now; return the backend.
-
-    What somebody wrote down wins over a keyword. But a mere default of the launcher, which cannot import the
-    program to see the keyword, must not win silently.
-    """
-    for key, value in daemon.keywords.items():
-        attribute = key.replace(".", "_")
-        acted_on = getattr(settings, attribute)
-        try:
-            wanted = KEYS[key](value, os.path.dirname(settings.target.place) if settings.target else "/")
-        except ValueError as error:
-            raise Failure(Exit.BAD_CONFIG, f"Daemon(...): {key} {error}, not {value!r}") from error
-        if settings.told(key) or wanted == acted_on:
-            continue
-        if key == "backend":
-            return str(wanted)
-        if key == "log.level":
-            Log.set_level(str(wanted))
-            continue
-        raise Failure(
-            Exit.BAD_CONFIG,
-            f"{settings.target} says {key}={value!r}, but the command that started it, which does not import it, "
-            f"used the {DEFAULT} {acted_on!r}; give --{key.replace('_', '-')}, write it into the [daemon] "
-            f"table, or use the program's own command (daemon.cli())",
-        )
-    return settings.backend
-
-
-def _traceback(error: BaseException) -> str:
-    """Return the traceback from the first line of the program on: what called it is not its author's business."""
-    tb: TracebackType | None = error.__traceback__
-    while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_NOT_THE_PROGRAM):
-        tb = tb.tb_next
-    return "".join(traceback.format_exception(type(error), error, tb or error.__traceback__)).rstrip()
-
-
-def settle(settings: Settings, *, detached: bool) -> None:
-    os.umask(settings.umask)
-    _limit("nofile", resource.RLIMIT_NOFILE, settings.limits_nofile)
-    _limit("core", resource.RLIMIT_CORE, settings.limits_core)
-    if detached:
-        null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, 0)
-        os.close(null)
-    if detached or settings.told("chdir"):
-        try:
-            os.chdir(settings.chdir)
-        except OSError as error:
-            raise Failure(Exit.BAD_CONFIG, f"chdir {settings.chdir}: {error.strerror}") from error
-
-
-def _limit(key: str, which: int, wanted: int | None) -> None:
-    """Set the soft limit; the hard one stays, so that an operator may raise it later, or goes up where root asks."""
-    if wanted is None:
-        return
-    _, hard = resource.getrlimit(which)
-    enough = hard == resource.RLIM_INFINITY or wanted <= hard
-    try:
-        resource.setrlimit(which, (wanted, hard if enough else wanted))
-    except (OSError, ValueError) as error:
-        raise Failure(Exit.BAD_CONFIG, f"limits.{key} = {wanted}: {error}; the hard limit is {hard}") from error
-
-
-def _close_others(keep: set[int]) -> None:
-    """Close what the caller left open for us. The list is taken first: never a loop up to RLIMIT_NOFILE (facts b18)."""
-    for name in os.listdir("/dev/fd"):
-        if int(name) not in keep:
-            with contextlib.suppress(OSError):  # the descriptor that listed the directory
-                os.close(int(name))
-
-
-def _name_process(name: str) -> None:
-    # For `ps -o comm`, `pgrep` and top: "python3" tells nobody anything. Linux only, and 15 bytes of it.
-    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="utf-8") as file:
-        file.write(name)
 
 
 def _fail_early(handover: Handover, text: str) -> int:

@@ -11,10 +11,11 @@ import os
 import sys
 from typing import Any, Final, NoReturn
 
+from dari.daemon.importing import import_program
 from dari.daemon.launch import read_handover
-from dari.daemon.lifecycle import Exit
+from dari.daemon.lifecycle import Exit, Failure
 from dari.daemon.reload import make_config
-from dari.daemon.service import Failure, import_program, settle
+from dari.daemon.setup import settle
 from dari.exceptions import ConfigError
 
 _LONGEST: Final = 60_000  # of a traceback; a recursion error's would not fit into any terminal
