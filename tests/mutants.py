@@ -1,4 +1,4 @@
-"""Do the tests notice? Ten mistakes that a kernel like this one invites, each made in a copy of the source.
+"""Do the tests notice? Mistakes that a program like this one invites, each made in a copy of the source.
 
     python tests/mutants.py [name…]
 
@@ -91,6 +91,12 @@ MUTANTS = {
         "    def take_back(self, value: Guard) -> None:\n        value.release()\n",
         "    def take_back(self, value: Guard) -> None:\n        pass\n",
         "tests/kernel/test_combine.py tests/drivers/test_shared_primitives.py",
+    ),
+    "an empty box stays armed": Mutant(
+        "drivers/mailbox.py",
+        "        self._armed = False\n        calls = self._calls\n",
+        "        calls = self._calls\n        self._armed = self._armed and not calls\n",
+        "tests/drivers/test_mailbox.py",
     ),
 }
 

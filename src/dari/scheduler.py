@@ -112,9 +112,9 @@ class Scheduler:
         self._kernel.cancel(reason)
 
     def call_soon_threadsafe(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
-        """From any thread: let `function(*args)` be called on the scheduler's, in a copy of the present context.
+        """From any thread or signal handler: let `function(*args)` be called on the scheduler's, between two steps.
 
-        SchedulerClosed after the end.
+        In a copy of the present context. SchedulerClosed after the end.
         """
         self._kernel.driver.post(partial(copy_context().run, function, *args))
 

@@ -4,6 +4,10 @@
 by themselves; the flag `_armed` only saves wake-ups, one for a whole batch. It is cleared *before* the box is emptied:
 a putter that still saw it set has appended before the emptying began, so its call is taken; one that appends later sees
 it clear, and wakes. Two putters may both wake: harmless. (facts/scheduler.md d.7, facts/pool.md part c.)
+
+**The owner takes after every wake**, also from an empty box. A putter may be interrupted between its append and its
+flag, and its call be taken meanwhile; it then sets the flag for nothing, and wakes. If the owner left the flag so, the
+next putter would wake nobody. (tests/drivers/test_mailbox.py)
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from typing import TYPE_CHECKING, Final, final
 from dari.exceptions import SchedulerClosed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 __all__ = ["Mailbox", "strays"]
 
@@ -50,15 +54,19 @@ class Mailbox:
             raise SchedulerClosed(f"{call!r} was posted to a scheduler that has ended")
         if not self._armed:
             self._armed = True
-            self._wake()
+            try:
+                self._wake()
+            except BaseException:  # Ctrl-C on its way: others may have seen the flag, and rely on this wake
+                self._wake()
+                raise
 
-    def take(self) -> list[Callable[[], object]]:
-        """The owner empties the box; what is posted meanwhile waits for the next time."""
+    def take(self) -> Sequence[Callable[[], object]]:
+        """The owner empties the box, after every wake; what is posted meanwhile waits for the next time."""
         self._armed = False
         calls = self._calls
-        return [calls.popleft() for _ in range(len(calls))]
+        return [calls.popleft() for _ in range(len(calls))] if calls else ()
 
-    def close(self) -> list[Callable[[], object]]:
+    def close(self) -> Sequence[Callable[[], object]]:
         """Let nothing more in; gives what was in."""
         self._closed = True
         return self.take()

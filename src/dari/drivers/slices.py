@@ -45,7 +45,7 @@ class Slices:
             ready: Iterable[tuple[int, Direction]] = ()
             if self.ready:
                 ready, self.ready = self.ready, []
-            need = kernel.advance(ready, mailbox.take() if mailbox else (), chunk.steps)
+            need = kernel.advance(ready, mailbox.take(), chunk.steps)
             if self.starting:
                 starting, self.starting = self.starting, []
                 for start in starting:

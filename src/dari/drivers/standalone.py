@@ -1,7 +1,7 @@
 """The driver that owns its thread: it waits with a selector, and other threads wake it through a pipe.
 
 Neither is made before the first wait: a program that never waits costs no descriptor. Making the pipe lazily is safe,
-because a poster appends before it looks for the pipe, and the driver makes the pipe before it looks at the mailbox.
+because a poster looks for the pipe last of all, and the driver, when it has made one, looks at the mailbox once more.
 `close` closes the selector, and lets the waker go: the pipe is closed when nobody holds that any more, not at that
 very moment. A thread that is just about to write would else write into whatever got the number next.
 """
@@ -26,7 +26,7 @@ from dari.drivers.wakeup import remote_of
 from dari.exceptions import DeadlockError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
     from dari._kernel.contract import Operation
     from dari._kernel.kernel import Kernel
@@ -160,10 +160,9 @@ class Standalone:
     def _drive(self, kernel: Kernel, until: Callable[[], bool] | None, deadline: float | None) -> bool:
         chunk, before = self._chunk, self.clock()
         while True:
-            calls = self.mailbox.take() if self.mailbox else ()
             ready = self._poll(kernel, 0) if kernel.watching else ()
             self._noticed = False
-            need = kernel.advance(ready, calls, chunk.steps)
+            need = kernel.advance(ready, self.mailbox.take(), chunk.steps)  # after the poll, which may be a wake
             now = self.clock()
             chunk.took(now - before, whole=need is MORE)
             before = now
@@ -187,7 +186,7 @@ class Standalone:
         self._stopped = True
         self._wake()
 
-    def close(self) -> list[Callable[[], object]]:
+    def close(self) -> Sequence[Callable[[], object]]:
         """Let nothing more in, and keep no descriptor. Gives what was posted and not called."""
         posted = self.mailbox.close()
         self._waker = _Waker()
@@ -205,6 +204,7 @@ class Standalone:
     def _wait(self, kernel: Kernel, need: Idle, deadline: float | None) -> None:
         if self._waker.reading < 0:
             self._waker.open()
+            return  # a wake may have come that found no pipe: look again
         if self._called():
             return
         if (
