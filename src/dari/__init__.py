@@ -84,6 +84,7 @@ __all__ = [
     "DariError",
     "DeadlockError",
     "Event",
+    "EventLoop",
     "Job",
     "JobCancelled",
     "JobState",
@@ -148,6 +149,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from dari.daemon import Context, Daemon
+    from dari.drivers.asyncio_host import EventLoop
     from dari.pipeline import Pipeline
     from dari.pool import Job, JobState, Pool, PoolStats, Retry, current_job, to_thread
     from dari.resources import enter
@@ -157,6 +159,7 @@ else:  # hidden from the checkers, who would believe that every name exists
     _LAZY = {
         "Context": "dari.daemon",
         "Daemon": "dari.daemon",
+        "EventLoop": "dari.drivers.asyncio_host",
         "Job": "dari.pool",
         "JobState": "dari.pool",
         "Pipeline": "dari.pipeline",

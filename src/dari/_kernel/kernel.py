@@ -30,7 +30,7 @@ from dari._kernel.sites import callers, shown
 from dari._kernel.sources import check_fresh, check_kind, drop
 from dari._kernel.stats import SchedulerStats
 from dari._kernel.task import CANCEL, FIRST, GIVEN, HELD, Mark, Task, TaskWait
-from dari._kernel.world import chain_priority, world
+from dari._kernel.world import chain_priority, set_chain_priority, world
 from dari._kernel.yielded import NOTHING, Beginnings
 from dari.exceptions import Cancelled, SchedulerFull
 
@@ -311,7 +311,7 @@ class Kernel:
         if priority is None:
             priority = chain_priority.get()
         elif (priority := whole("a priority", priority)) != chain_priority.get():
-            context.run(chain_priority.set, priority)
+            context.run(set_chain_priority, priority)
         lane = self._lanes.lane(priority)
         task: Task[Any] = Task(self, source, context, lane, base, self.clock())
         if name is not None:
@@ -412,9 +412,9 @@ class Kernel:
         """From now on, also if it is ready; it then stands behind those who are ready there."""
         priority = whole("a priority", priority)
         if task is self.current:
-            chain_priority.set(priority)
+            set_chain_priority(priority)
         else:
-            task._context.run(chain_priority.set, priority)
+            task._context.run(set_chain_priority, priority)
         old, task._lane = task._lane, self._lanes.lane(priority)
         if task._wait is None:
             self._moving.append((task, old))

@@ -6,7 +6,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final, Self, final
 
 from dari._kernel.numbers import whole
-from dari._kernel.world import chain_priority
+from dari._kernel.world import chain_priority, set_chain_priority
 
 if TYPE_CHECKING:
     from contextvars import Token
@@ -45,7 +45,7 @@ class priority:  # noqa: N801 - used as a function, like `timeout`
         self._tokens: list[Token[int]] = []
 
     def __enter__(self) -> Self:
-        self._tokens.append(chain_priority.set(self._number))
+        self._tokens.append(set_chain_priority(self._number))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -12,9 +12,13 @@ from __future__ import annotations
 
 from _thread import _local
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["chain_priority", "world"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Token
+
+__all__ = ["chain_priority", "set_chain_priority", "uses", "world"]
 
 
 class World(_local):
@@ -34,3 +38,24 @@ class World(_local):
 world = World()
 
 chain_priority: ContextVar[int] = ContextVar("dari_priority", default=0)
+
+
+class Uses:
+    """Has any chain of this process been given a priority? Until then an asyncio loop needs no lanes: see `EventLoop`.
+
+    `on_first_priority` is called once, by whichever thread comes first.
+    """
+
+    priorities = False
+    on_first_priority: Callable[[], object] = bool
+
+
+uses = Uses()
+
+
+def set_chain_priority(number: int) -> Token[int]:
+    """From here on what the present context starts has this priority."""
+    if number and not uses.priorities:
+        uses.priorities = True
+        uses.on_first_priority()
+    return chain_priority.set(number)

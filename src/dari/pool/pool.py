@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, Self, TypeVar,
 from dari._kernel.numbers import finite, limit, whole
 from dari._kernel.outcome import Error
 from dari._kernel.scope import CancelScope
-from dari._kernel.world import chain_priority, world
+from dari._kernel.world import chain_priority, set_chain_priority, world
 from dari.drivers.blocking import way_out
 from dari.exceptions import QueueFull
 from dari.pool.closing import Drained, refuse_to_wait, wait_until_idle, wait_until_left
@@ -169,7 +169,7 @@ class View:
         if priority is None:
             priority = chain_priority.get()
         else:
-            context.run(chain_priority.set, priority)  # what the job starts, inherits it
+            context.run(set_chain_priority, priority)  # what the job starts, inherits it
         job.id = next(_ids)
         job._keeper = desk = self._desk
         job._tally = desk.tallies.get(priority) or desk.tally(priority)

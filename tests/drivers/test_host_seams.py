@@ -1,0 +1,120 @@
+"""What `dari.EventLoop` relies on of CPython's inside. One failure here tells what a new version has changed."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import asyncio.base_events
+import asyncio.selector_events
+import asyncio.unix_events
+import contextvars
+import inspect
+import textwrap
+from collections import deque
+
+import pytest
+
+MODULES = (asyncio.base_events, asyncio.selector_events, asyncio.unix_events)
+
+
+def uses_of_ready() -> set[str]:
+    """How asyncio uses `self._ready`: as `self._ready.NAME`, `FUNCTION(self._ready)`, or otherwise."""
+    found = set()
+    for module in MODULES:
+        tree = ast.parse(inspect.getsource(module))
+        parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr == "_ready":
+                parent = parents[node]
+                if isinstance(parent, ast.Attribute):
+                    found.add(parent.attr)
+                elif isinstance(parent, ast.Call):
+                    found.add(ast.unparse(parent.func))
+                elif isinstance(parent, ast.BoolOp | ast.If | ast.While | ast.IfExp):
+                    found.add("bool")
+                else:
+                    found.add(ast.unparse(parent))
+    return found
+
+
+def test_the_queue_is_used_by_five_operations():
+    """asyncio makes a deque, and then appends to it, takes from its left, asks for length and truth, and clears it."""
+    assert uses_of_ready() == {"self._ready = collections.deque()", "append", "popleft", "len", "bool", "clear"}
+
+
+def test_the_queue_is_a_deque():
+    """A new loop's queue is a bare deque."""
+    loop = asyncio.SelectorEventLoop()
+
+    assert type(loop._ready) is deque
+    loop.close()
+
+
+def test_the_batch_is_counted_beforehand_and_passes_over_what_is_cancelled():
+    """`_run_once` asks for the length, takes so many, and looks at nothing of a cancelled handle but that it is."""
+    source = textwrap.dedent(inspect.getsource(asyncio.base_events.BaseEventLoop._run_once))
+    batch = source[source.index("ntodo = ") :].splitlines()
+
+    assert [line.strip() for line in batch[:5]] == [
+        "ntodo = len(self._ready)",
+        "for i in range(ntodo):",
+        "handle = self._ready.popleft()",
+        "if handle._cancelled:",
+        "continue",
+    ]
+
+
+def test_a_handle_has_its_context():
+    """Whether it was given or copied."""
+    context = contextvars.copy_context()
+    loop = asyncio.SelectorEventLoop()
+
+    given, copied, timer = (
+        loop.call_soon(print, context=context),
+        loop.call_soon(print),
+        loop.call_later(1, print, context=context),
+    )
+
+    assert given._context is timer._context is context
+    assert isinstance(copied._context, contextvars.Context)
+    assert given._cancelled is False
+    loop.close()
+
+
+def test_a_loop_knows_that_it_stops():
+    """`stop()` is seen at once, in `_stopping`."""
+    loop = asyncio.SelectorEventLoop()
+    seen = [loop._stopping]
+    loop.call_soon(lambda: (loop.stop(), seen.append(loop._stopping)))
+
+    loop.run_forever()
+
+    assert seen == [False, True]
+    loop.close()
+
+
+@pytest.mark.parametrize("make", [asyncio.Runner, lambda: asyncio.Runner(debug=True)], ids=["plain", "debug"])
+def test_a_step_of_a_task_runs_in_the_context_of_the_task(make):
+    """Every handle that resumes a task has the very context of that task: its priority is the task's own."""
+    seen = []
+
+    class Spy(deque):
+        def append(self, handle):
+            if getattr(handle._callback, "__self__", None).__class__ is asyncio.Task:
+                seen.append(handle._context)
+            super().append(handle)
+
+    async def sleeper():
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
+
+    async def main():
+        context = contextvars.copy_context()
+        asyncio.get_running_loop()._ready = Spy()
+        await asyncio.create_task(sleeper(), context=context)
+        return context
+
+    with make() as runner:
+        context = runner.run(main())
+
+    assert [each is context for each in seen[:3]] == [True] * 3
