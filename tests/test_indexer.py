@@ -218,7 +218,7 @@ def plain_loop(root: str) -> dict[str, int]:
     return totals
 
 
-@pytest.mark.parametrize("part", ["asyncio", "unittest", pytest.param("", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("part", ["asyncio", "unittest"])
 def test_agrees_with_a_plain_loop(part: str) -> None:
     """On the standard library the totals are those of a plain loop."""
     root = os.path.join(sysconfig.get_path("stdlib"), part)
