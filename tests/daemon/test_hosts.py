@@ -43,15 +43,23 @@ STEPS = """
 # The same for a coroutine that dari steps itself: it may wait for dari's own things only.
 STEPPED = ASYNC.replace("import asyncio", "import dari").replace("asyncio.Event().wait()", "dari.sleep(3600)")
 
+TRIO = ASYNC.replace("import asyncio", "import trio").replace("asyncio.Event().wait()", "trio.sleep_forever()")
+HOSTS = {
+    "asyncio": ("asyncio", ASYNC),
+    "uvloop": ("uvloop", ASYNC),
+    "trio": ("trio", TRIO),
+    "steps on asyncio": ("asyncio", STEPS),
+    "steps on trio": ("trio", STEPS),
+    "steps alone": ("standalone", STEPS),
+    "coroutine alone": ("standalone", STEPPED),
+}
 
-@pytest.fixture(
-    params=[("asyncio", ASYNC), ("uvloop", ASYNC), ("asyncio", STEPS), ("standalone", STEPS), ("standalone", STEPPED)],
-    ids=["asyncio", "uvloop", "steps on asyncio", "steps alone", "coroutine alone"],
-)  # fmt: skip
+
+@pytest.fixture(params=HOSTS.values(), ids=HOSTS.keys())
 def hosted(bench, request):
     backend, program = request.param
-    if backend == "uvloop":
-        pytest.importorskip("uvloop")
+    if backend in ("uvloop", "trio"):
+        pytest.importorskip(backend)
     bench.program(program)
     bench.env["DARI_DAEMON__BACKEND"] = backend
     return bench

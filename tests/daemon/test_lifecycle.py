@@ -12,10 +12,9 @@ from dari.daemon.lifecycle import SIGNALS, STATUS_EXIT, TRANSITIONS, Event, Exit
 
 
 def test_the_timeline():
-    """A main that listens has its grace before the cancel, one that does not has it after; QUIT waits for neither."""
-    assert timeline(Intent.STOP, listens=True, grace=30) == Timeline(cancel=30, leave=32)
-    assert timeline(Intent.STOP, listens=False, grace=30) == Timeline(cancel=0, leave=32)
-    assert timeline(Intent.FAST_STOP, listens=True, grace=30) == Timeline(cancel=0, leave=2)
+    """Main has its grace before the cancel, and 2 s after it; QUIT waits for no grace."""
+    assert timeline(Intent.STOP, grace=30) == Timeline(cancel=30, leave=32)
+    assert timeline(Intent.FAST_STOP, grace=30) == Timeline(cancel=0, leave=2)
 
 
 def test_nothing_leads_back():

@@ -6,6 +6,7 @@ import logging
 
 from dari.daemon.context import Context
 from dari.daemon.listeners import Listener, Listeners
+from dari.daemon.pooling import ServicePool
 
 
 class Notebook(Listener):
@@ -69,7 +70,7 @@ def test_status_and_report():
     pages = []
     listeners = Listeners()
     listeners.start([Notebook(pages)])
-    ctx = Context("app", {}, lambda: None, listeners)
+    ctx = Context("app", lambda: None, listeners, ServicePool("app"))
 
     ctx.set_status("7 of 10\n  files")
 

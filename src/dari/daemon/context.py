@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, final
 
-from dari.daemon.listeners import Listeners
+if TYPE_CHECKING:
+    from dari.daemon.listeners import Listeners
+    from dari.daemon.pooling import ServicePool
+    from dari.pool import Pool
+    from dari.scheduler import Scheduler
 
 OnReload: TypeAlias = Callable[[Any, Any], object]
+OnStop: TypeAlias = Callable[[], object]
 OnReloadT = TypeVar("OnReloadT", bound=OnReload)
+OnStopT = TypeVar("OnStopT", bound=OnStop)
 
 
 class Stopping(Protocol):
-    """An event of the host's own kind: `asyncio.Event` under asyncio and uvloop, `dari.Event` standalone.
+    """An event of the host's own kind: `asyncio.Event` under asyncio and uvloop, `trio.Event`, `dari.Event` standalone.
 
     `wait()` is therefore awaited, or yielded, as that kind wants it, and no one type fits them all.
     """
@@ -26,14 +32,19 @@ class Context:
     """The service's line to its daemon. Made by the daemon, one for each run."""
 
     __slots__ = (
-        "_ask_ready", "_config", "_event", "_generation", "_listeners", "_listens", "_on_reload", "_status", "name"
+        "_ask_ready", "_config", "_event", "_generation", "_listeners", "_listens", "_make_scheduler", "_on_reload",
+        "_on_stop", "_pool", "_scheduler", "_status", "name",
     )  # fmt: skip
 
-    def __init__(self, name: str, config: Any, ask_ready: Callable[[], None], listeners: Listeners) -> None:
+    def __init__(self, name: str, ask_ready: Callable[[], None], listeners: Listeners, pool: ServicePool) -> None:
         self.name = name
-        self._config = config
+        self._config: Any = {}
         self._generation = 1
         self._on_reload: list[OnReload] = []
+        self._on_stop: list[OnStop] = []
+        self._pool = pool
+        self._make_scheduler: Callable[[], Scheduler] | None = None
+        self._scheduler: Scheduler | None = None
         self._ask_ready = ask_ready
         self._event: Stopping | None = None
         self._listens = False
@@ -56,6 +67,39 @@ class Context:
             raise RuntimeError("ctx.stopping exists once main runs")
         self._listens = True
         return self._event
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """dari's scheduler on the service's loop: for tasks beside main, and for other threads to hand something in.
+
+        Ask for it first in main's thread, while main runs; from then on any thread may. Its tasks that are left are
+        cancelled when the loop ends.
+        """
+        if self._scheduler is None:
+            if self._make_scheduler is None:
+                raise RuntimeError("ctx.scheduler exists once main runs")
+            self._scheduler = self._make_scheduler()
+        return self._scheduler
+
+    @property
+    def pool(self) -> Pool:
+        """The service's pool of threads, made of [pool] in the configuration when it is first asked for. Any thread.
+
+        After main and the `on_stop` hooks it takes no more jobs, and what it has is waited for, `exit_timeout` seconds.
+        """
+        return self._pool.get()
+
+    def on_stop(self, fn: OnStopT) -> OnStopT:
+        """Have `fn()` called when main has ended, in whatever way; the last one first. Returns `fn`.
+
+        A plain, async or generator function, in main's loop, which is still there with its tasks, as `ctx.pool` is. All
+        of them have 5 seconds together, less where the stop's timeline has less. What one raises is logged, and changes
+        nothing.
+        """
+        if not callable(fn):
+            raise TypeError(f"on_stop takes a function without arguments, not {fn!r}")
+        self._on_stop.append(fn)
+        return fn
 
     def set_status(self, text: str) -> None:
         """Say in a few words what the service is doing, for its operators. A plain call from any thread; one line."""

@@ -14,10 +14,10 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple
 
 from dari.daemon.config import DEFAULT, KEYS, Settings
+from dari.daemon.entry import check_main
 from dari.daemon.lifecycle import Exit, Failure
 from dari.daemon.logs import Log
 from dari.daemon.program import Daemon
-from dari.daemon.runner import check_main
 from dari.daemon.signals import StartInterrupted
 from dari.daemon.target import load
 
@@ -54,8 +54,10 @@ def import_program(settings: Settings) -> Program:
         program = Program(found.main, _agree(found, settings), found.parse, found.keywords)
     if wrong := check_main(program.main):
         raise Failure(Exit.NO_TARGET, f"{settings.target}: {wrong}")
-    if program.backend == "uvloop" and importlib.util.find_spec("uvloop") is None:
-        raise Failure(Exit.BAD_CONFIG, "backend uvloop is not installed: pip install 'dari[uvloop]'")
+    if program.backend in ("uvloop", "trio") and importlib.util.find_spec(program.backend) is None:
+        raise Failure(
+            Exit.BAD_CONFIG, f"backend {program.backend} is not installed: pip install 'dari[{program.backend}]'"
+        )
     return program
 
 

@@ -101,6 +101,10 @@ SIGNALS: Final[dict[signal.Signals, Intent]] = {
 HARD_EXIT_AFTER: Final = 2.0
 
 
+# All `ctx.on_stop` hooks together, inside of the timeline: one that hangs must leave something for the pool.
+HOOKS_BUDGET: Final = 5.0
+
+
 class Timeline(NamedTuple):
     """When what happens after a stop was asked for, in seconds from that moment."""
 
@@ -108,14 +112,15 @@ class Timeline(NamedTuple):
     leave: float
 
 
-def timeline(intent: Intent, *, listens: bool, grace: float) -> Timeline:
-    """Return the moments of one stop; `listens`: main is ready and has asked for `ctx.stopping`.
+def timeline(intent: Intent, grace: float) -> Timeline:
+    """Return the moments of one stop.
 
-    A main that does not listen would only waste its grace before the cancel, so it gets the grace after it.
+    A main that is not ready, or never asked for `ctx.stopping`, would only waste its grace before the cancel: it is
+    cancelled at once, by its own loop, and has the grace after that.
     """
     if intent is Intent.FAST_STOP:
         return Timeline(cancel=0.0, leave=HARD_EXIT_AFTER)
-    return Timeline(cancel=grace if listens else 0.0, leave=grace + HARD_EXIT_AFTER)
+    return Timeline(cancel=grace, leave=grace + HARD_EXIT_AFTER)
 
 
 class Refused(DaemonError):  # noqa: N818 - what it is, and the exit code says how bad

@@ -11,15 +11,12 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from typing import Final
 
 from dari.daemon.config import Settings
 from dari.daemon.logformat import as_bytes, make_formatter
 from dari.daemon.logwriter import Writer
 from dari.daemon.output import Outputs
 from dari.daemon.rotation import Rotation
-
-_LAST_LINES: Final = 0.5  # seconds that a disk which hangs may take from the end of a process
 
 
 def open_log(path: str, *, create_directory: bool) -> int:
@@ -108,9 +105,9 @@ class Log:
         if self._outputs is not None:
             self._outputs.end()
 
-    def close(self) -> None:
-        """Write what waits, for a moment at most; later lines are written where they are logged."""
-        self._writer.close(_LAST_LINES)
+    def close(self, timeout: float) -> None:
+        """Write what waits, for `timeout` seconds at most; later lines are written where they are logged."""
+        self._writer.close(timeout)
 
 
 class _ToWriter(logging.Handler):

@@ -14,16 +14,16 @@ under way. What a callback has done before it refused is its own to undo.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
 from dari._kernel.scope import timeout
 from dari.daemon.answer import Answer, forget_answer, write_answer
-from dari.daemon.config import DEFAULTS, TARGET_KEY, Settings, at, file_values, freeze, read_file
+from dari.daemon.callbacks import call, name_of
+from dari.daemon.config import DEFAULTS, TARGET_KEY, Settings, at, file_values, freeze, pool_values, read_file
 from dari.daemon.context import Context, OnReload
 from dari.daemon.pidfile import Reloads
 from dari.daemon.runner import Host
@@ -39,6 +39,7 @@ class Made(NamedTuple):
 
     document: Any  # immutable; what the next reload is compared with
     values: dict[str, Any]  # of [daemon], checked
+    pool: dict[str, Any]  # of [pool], checked
     config: Any
 
 
@@ -46,11 +47,12 @@ def make_config(path: str | None, parse: Callable[[dict[str, Any]], Any] | None)
     """Read and check the file, and show it to the program's `parse`; `ConfigError` when one of them refuses it."""
     raw = read_file(path) if path is not None else {}
     values = file_values(raw, path) if path is not None else {}
+    pool = pool_values(raw, path) if path is not None else {}
     document = freeze(raw)
     if parse is None:
-        return Made(document, values, document)
+        return Made(document, values, pool, document)
     try:
-        return Made(document, values, parse(raw))
+        return Made(document, values, pool, parse(raw))
     except Exception as error:
         raise ConfigError(f"{path or 'no configuration file'}: parse: {type(error).__name__}: {error}") from error
 
@@ -81,6 +83,7 @@ class Reloader:
         self._running = False
         self.reloads = Reloads(verdict=verdict)
         context._config = self._made.config
+        context._pool.configure(self._made.pool)
         forget_answer(settings.pidfile)  # of a service that was killed
 
     def adopt(self, parse: Callable[[dict[str, Any]], Any] | None, keywords: dict[str, Any]) -> None:
@@ -97,17 +100,18 @@ class Reloader:
             host.post(lambda: self._begin(host))
 
     def _begin(self, host: Host) -> None:
-        if not self._running:  # else the one under way sees that it is asked again
+        if self._asked and not self._running:  # the one under way sees at its end that it is asked again
             self._running = True
             host.spawn(lambda: self._run(host))
 
     async def _run(self, host: Host) -> None:
+        self._asked = False  # a HUP from here on may mean a file that is written while we read
         try:
-            while self._asked:
-                self._asked = False  # a HUP from here on may mean a file that is written while we read
-                await self._reload(host)
+            await self._reload(host)
         finally:
             self._running = False
+            if self._asked:  # by the loop's queue, where main's turns stand, too: HUPs may come without end
+                host.post(lambda: self._begin(host))
 
     async def _reload(self, host: Host) -> None:
         number = self.reloads.begun + 1
@@ -132,6 +136,7 @@ class Reloader:
         if reason := await self._ask_program(host, new.config, old.config):
             return self._refused(number, reason)
         self._made = new
+        self._context._pool.configure(new.pool)
         self._context._config = new.config
         self._context._generation += 1
         live = {key: self._live_value(key, new) for key in _LIVE if not self._overridden(key)}
@@ -154,25 +159,25 @@ class Reloader:
         try:
             with scope:
                 for asked in tuple(self._context._on_reload):
-                    await _call(host, asked, new, old)
+                    await call(host, asked, new, old)
                     accepted.append(asked)
         except BaseException as error:
             await self._call_back(host, accepted, new, old)
             if not isinstance(error, Exception):
                 raise  # main has ended, or the callback leaves the process
             if scope.cancelled_caught:
-                return f"{_name(asked)} had no answer within {budget:g} s (start_timeout)"
-            _LOGGER.error("%s has refused the configuration", _name(asked), exc_info=error)
-            return f"{_name(asked)}: {type(error).__name__}: {error}"
+                return f"{_named(asked)} had no answer within {budget:g} s (start_timeout)"
+            _LOGGER.error("%s has refused the configuration", _named(asked), exc_info=error)
+            return f"{_named(asked)}: {type(error).__name__}: {error}"
         return None
 
     async def _call_back(self, host: Host, accepted: list[OnReload], new: Any, old: Any) -> None:
         for fn in reversed(accepted):
             try:
                 with timeout(self._settings.start_timeout):
-                    await _call(host, fn, old, new)
+                    await call(host, fn, old, new)
             except Exception:
-                _LOGGER.exception("%s failed when it was called back", _name(fn))
+                _LOGGER.exception("%s failed when it was called back", _named(fn))
 
     # -- what changes ---------------------------------------------------------------------------------------------
 
@@ -194,6 +199,10 @@ class Reloader:
                 text = f"[daemon] {key} cannot change while the service runs: it is {is_now!r}, the file says {wanted}"
                 raise ConfigError(f"{where}: {text}; put it back, or stop the service by --{key} {is_now} and start it")
             found.append(f"daemon.{key}")
+        try:
+            found += [f"pool.{key}" for key in self._context._pool.needs_restart(new.pool)]
+        except ValueError as error:
+            raise ConfigError(f"{at(self._settings.config or '', 'max_workers', 'pool')}: [pool] {error}") from error
         if not self._overridden(TARGET_KEY) and TARGET_KEY in differences(old.document, new.document):
             found.append(TARGET_KEY)
         return found
@@ -225,17 +234,8 @@ class Reloader:
         self._service.write_down(self.reloads)
 
 
-async def _call(host: Host, fn: OnReload, new: Any, old: Any) -> None:
-    result: Any = fn(new, old)
-    if inspect.isgenerator(result):
-        steps: Generator[Any, Any, object] = result
-        await host.drive(steps)
-    elif inspect.isawaitable(result):
-        await result
-
-
-def _name(fn: OnReload | None) -> str:
-    return f"on_reload callback {getattr(fn, '__qualname__', repr(fn))}"
+def _named(fn: OnReload | None) -> str:
+    return f"on_reload callback {name_of(fn)}"
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:

@@ -20,16 +20,19 @@ from typing import Any, Final
 from dari.daemon.answer import Answer, forget_answer
 from dari.daemon.config import Settings
 from dari.daemon.context import Context
+from dari.daemon.ending import wind_up
+from dari.daemon.entry import MainCall, MainCancelled
 from dari.daemon.importing import Program, import_program, own_traceback
 from dari.daemon.launch import Handover, read_handover
 from dari.daemon.lifecycle import TRANSITIONS, Event, Exit, Failure, State
 from dari.daemon.listeners import Listener, Listeners
 from dari.daemon.logs import Log
 from dari.daemon.pidfile import Record, Reloads, clear, write_record
+from dari.daemon.pooling import ServicePool
 from dari.daemon.process import Identity
 from dari.daemon.reload import Reloader
 from dari.daemon.report import Reporter
-from dari.daemon.runner import Host, MainCall, MainCancelled, make_host
+from dari.daemon.runner import Host, make_host
 from dari.daemon.setup import close_others, name_process, settle
 from dari.daemon.signals import Inbox, StartInterrupted, reset_dispositions
 from dari.daemon.stacks import Dumper, suspended
@@ -37,11 +40,9 @@ from dari.daemon.stopping import Keeper
 from dari.exceptions import ConfigError
 
 _LOGGER: Final = logging.getLogger("dari.daemon")
+_LAST_LINES: Final = 5.0  # seconds that a slow disk may take from the end of a process, where its timeline has them
+_TEARDOWN: Final = 0.2  # seconds kept back for the interpreter's own end
 _LONGEST_WORD: Final = 60_000  # of a traceback through the pipe; a recursion error's would not fit into any terminal
-
-# A main that says `ctx.ready()` and then `await ctx.stopping.wait()` may be told to stop between the two: whether it
-# listens is known when its loop has its turn. One that blocks its loop for longer does not listen. Seconds.
-_END_OF_STEP: Final = 0.25
 
 
 class Service:
@@ -58,9 +59,8 @@ class Service:
         self._log: Log | None = None
         self._host: Host | None = None
         self._dumper = Dumper(self.settings.name, tasks=self._known_tasks, tell=self._tell_dump)
-        self._told = threading.Event()  # main's loop has heard that it is to stop
         self.listeners = Listeners()
-        self.context = Context(self.settings.name, {}, self.ready, self.listeners)
+        self.context = Context(self.settings.name, self.ready, self.listeners, ServicePool(self.settings.name))
         self._reloader = Reloader(self, self.settings, self.context, verdict="never" if on_terminal else "none")
 
     def leave_to_parent(self) -> None:
@@ -82,24 +82,28 @@ class Service:
     def use_host(self, host: Host) -> None:
         self._host = host
         self.context._event = host.make_event()
+        self.context._make_scheduler = host.scheduler
         if self.settings.log_report_every and self._log is not None:
             Reporter(self.settings.log_report_every, post=host.post, dropped=self._log.dropped).start()
 
     # -- the states ---------------------------------------------------------------------------------------------
 
-    def _move(self, event: Event) -> bool:
-        """Make the transition of the table, and write it down; False when the table has none."""
+    def _move(self, event: Event) -> State | None:
+        """Make the transition of the table, write it down and tell of it; return the state before.
+
+        None when the table has none.
+        """
         with self._changing:
             state = TRANSITIONS.get((self._state, event))
             if state is None or self._lock_fd == -1:
-                return False
+                return None
             before, self._state = self._state, state
             self._write_record()
             if state is State.STOPPING:
                 self.listeners.tell(lambda each: each.stopping())
             elif before is State.STARTING:
                 self.listeners.tell(lambda each: each.ready())
-            return True
+            return before
 
     def _write_record(self) -> None:
         with contextlib.suppress(OSError):  # a full disk must not stop a service from stopping
@@ -117,7 +121,7 @@ class Service:
             return self._state is State.STARTING
 
     def ready(self) -> None:
-        if not self._move(Event.READY):
+        if self._move(Event.READY) is None:
             return
         # Not under the lock: flushing what was printed so far waits when the caller does not read it, and the
         # keeper needs the lock to stop us then.
@@ -182,19 +186,21 @@ class Service:
     def log_fd(self) -> int:
         return self._log.fd if self._log is not None else 2
 
-    def ask_to_stop(self) -> bool:
-        ready = self._state is State.RUNNING
-        self._move(Event.STOP)
+    def ask_to_stop(self) -> None:
+        was_ready = self._move(Event.STOP) is State.RUNNING
         if self._host is not None:
-            self._host.post(self._set_stopping)
-            if ready and not self.context._listens:
-                self._told.wait(_END_OF_STEP)
-        return ready and self.context._listens
+            self._host.post(lambda: self._tell_main(was_ready))
 
-    def _set_stopping(self) -> None:
+    def _tell_main(self, was_ready: bool) -> None:
+        """Set `ctx.stopping`, and cancel a main that does not listen to it. Between two steps of main.
+
+        A main that says `ctx.ready()` and then `await ctx.stopping.wait()` may be told to stop between the two. Here
+        its step is over, however long it took: if it listens, it has asked by now.
+        """
         event: Any = self.context._event  # every host's event has it, but no type says so: set() is not main's
         event.set()
-        self._told.set()
+        if not (was_ready and self.context._listens):
+            self.cancel()
 
     def cancel(self) -> None:
         if self._host is not None:
@@ -224,13 +230,16 @@ class Service:
         if self._log is not None:
             self._log.tell(text, level=logging.INFO)
 
-    def farewell(self) -> None:
-        """Write the log's last lines and clear the pidfile, as late as can be: until then it says who is stopping."""
+    def farewell(self, patience: float) -> None:
+        """Write the log's last lines, in `patience` seconds at most, and clear the pidfile.
+
+        As late as can be: until then it says who is stopping.
+        """
         here = os.getpid() == self._identity.pid  # a forked child comes by here, too
         if here:
             self.listeners.farewell()
         if self._log is not None:
-            self._log.close()
+            self._log.close(patience)
         if self._lock_fd != -1 and here:
             forget_answer(self.settings.pidfile)
             clear(self._lock_fd)
@@ -256,18 +265,23 @@ def main(argv: list[str]) -> int:
         service = Service(handover, on_terminal=on_terminal)
     except ConfigError as error:
         return _fail_early(handover, str(error))
-    atexit.register(service.farewell)  # the first registered runs last
-    os.register_at_fork(after_in_child=service.leave_to_parent)
     inbox = Inbox()
     keeper = Keeper(inbox, service, grace=service.grace, on_terminal=on_terminal, log_fd=service.log_fd)
+    atexit.register(_say_farewell, service, inbox, keeper)  # the first registered runs last
+    os.register_at_fork(after_in_child=service.leave_to_parent)
     keeper.start()
     inbox.open()
-    code = _live(service, inbox)
+    code = _live(service, inbox, keeper)
     keeper.main_ended(code)
     return code
 
 
-def _live(service: Service, inbox: Inbox) -> int:
+def _say_farewell(service: Service, inbox: Inbox, keeper: Keeper) -> None:
+    service.farewell(min(_LAST_LINES, max(0.0, keeper.left() - _TEARDOWN)))
+    inbox.deafen()
+
+
+def _live(service: Service, inbox: Inbox, keeper: Keeper) -> int:
     """Set the process up, import the program, run main; return the exit code."""
     try:
         settle(service.settings, detached=service.detached)
@@ -279,8 +293,20 @@ def _live(service: Service, inbox: Inbox) -> int:
         service.use_host(host)
         if not service.begin(listeners_of(service)):
             return 0
-        call = MainCall(program.main, service.context, ready=service.ready, ended=service.main_ended)
-        host.run(call)
+
+        def main_ended() -> None:
+            service.main_ended()
+            keeper.main_ended(1)  # until its own code is known: who does not come that far has failed
+
+        host.run(
+            MainCall(
+                program.main,
+                service.context,
+                ready=service.ready,
+                ended=main_ended,
+                wind_up=lambda: wind_up(host, service.context, keeper.left),
+            )
+        )
     except (StartInterrupted, MainCancelled):
         return 0
     except Failure as failure:

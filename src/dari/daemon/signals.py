@@ -141,6 +141,29 @@ class Inbox:
             self._pass_on = None
             signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
 
+    @contextlib.contextmanager
+    def lend(self) -> Generator[None, None, None]:
+        """Leave the wakeup descriptor to a loop that insists on taking it itself, and `borrow` it back inside.
+
+        trio warns when it finds it taken. In the moments before and after the Python handler alone counts: the main
+        thread is in Python then. Main thread only.
+        """
+        signal.set_wakeup_fd(-1)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+
+    def deafen(self) -> None:
+        """Ignore from now on what is not about the end: the interpreter goes, and takes the handlers away first.
+
+        A HUP after that would kill a service that has ended well. (A TERM may: whoever sends one means it.) Main thread
+        only.
+        """
+        for signum, intent in SIGNALS.items():
+            if intent not in (Intent.STOP, Intent.FAST_STOP):
+                signal.signal(signum, signal.SIG_IGN)
+
     def _before_fork(self) -> None:
         # A signal that reaches the child before `_leave_to_parent` has run would be told to the parent and do
         # nothing to the child (seen in tests: a TERM right after the fork).

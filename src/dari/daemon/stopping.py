@@ -15,26 +15,32 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import math
 import os
 import select
 import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, NoReturn, Protocol
 
 from dari.daemon.lifecycle import SIGNALS, Intent, Timeline, timeline
 from dari.daemon.signals import Inbox
+
+_LAST_LINES: Final = 0.5  # seconds that the log may take from a hard exit
 
 
 class Stoppable(Protocol):
     """What the keeper can ask of a service. Called from the keeper's thread; none of these may wait for long."""
 
-    def ask_to_stop(self) -> bool:
-        """Set `ctx.stopping`; True when main listens to it (it is ready, and has asked for it)."""
+    def ask_to_stop(self) -> None:
+        """Have `ctx.stopping` set in main's loop, and main cancelled there if it does not listen."""
         ...
 
-    def cancel(self) -> None: ...
+    def cancel(self) -> None:
+        """Have main cancelled in its loop, if it was not before."""
+        ...
+
     def reload(self) -> None: ...
     def dump(self) -> None: ...
     def note(self, text: str) -> None: ...
@@ -42,8 +48,8 @@ class Stoppable(Protocol):
         """Return the stacks of the tasks that are suspended (threads are dumped by the keeper)."""
         ...
 
-    def farewell(self) -> None:
-        """Clear the pidfile."""
+    def farewell(self, patience: float) -> None:
+        """Write the log's last lines, for so many seconds at most, and clear the pidfile."""
         ...
 
 
@@ -66,47 +72,59 @@ class Keeper:
         self._on_terminal = on_terminal
         self._log_fd = log_fd
         self._asked: signal.Signals | None = None
-        self._line: Timeline | None = None
         self._since = 0.0
-        self._ended: tuple[float, int] | None = None
+        self._line: Timeline | None = None  # written after those two: who reads it in another thread finds them
+        self._cancelled = False
+        self._ended_at: float | None = None
+        self._code = 1
         self._thread = threading.Thread(target=self._keep, name="dari-keeper", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def main_ended(self, code: int) -> None:
-        """Say that main is over: what is left (atexit, threads that are joined) has `stop_grace` to end too."""
-        self._ended = (time.monotonic(), code)
-        self._inbox.nudge()
+        """Say that main is over: what is left (hooks, pool, atexit, threads that are joined) has `stop_grace`, too.
+
+        `code` is what a process that overstays it ends with; said again when it is known better.
+        """
+        self._code = code
+        if self._ended_at is None:
+            self._ended_at = time.monotonic()
+            self._inbox.nudge()
+
+    def left(self) -> float:
+        """Return how many seconds there are before the process leaves hard; infinity while nothing ends it."""
+        return self._leave_at() - time.monotonic()
+
+    def _leave_at(self) -> float:
+        if self._line is not None:
+            return self._since + self._line.leave
+        if self._ended_at is not None:
+            return self._ended_at + self._grace()
+        return math.inf
 
     def _keep(self) -> None:
-        cancelled = False
         poll = select.poll()
         poll.register(self._inbox.fileno(), select.POLLIN)
         while True:
-            poll.poll(self._patience(cancelled=cancelled))
+            poll.poll(self._patience())
             for signum, count in self._inbox.take():
                 self._receive(signum, count)
             now = time.monotonic()
-            if self._line is not None and self._asked is not None:
-                if not cancelled and now >= self._since + self._line.cancel:
-                    cancelled = True
-                    self._service.cancel()
-                if now >= self._since + self._line.leave:
-                    text = f"still running {self._line.leave:g} s after {self._asked.name}"
-                    self._leave(text, self._asked)
-            elif self._ended is not None and now >= self._ended[0] + self._grace():
+            if self._line is not None and not self._cancelled and now >= self._since + self._line.cancel:
+                self._cancelled = True
+                self._service.cancel()
+            if now >= self._leave_at():
+                if self._line is not None and self._asked is not None:
+                    self._leave(f"still running {self._line.leave:g} s after {self._asked.name}", self._asked)
                 self._leave(f"main has ended, and {self._grace():g} s later the process has not", None)
 
-    def _patience(self, *, cancelled: bool) -> float | None:
+    def _patience(self) -> float | None:
         """Return for how many milliseconds nothing is due; None: until a signal comes."""
-        if self._line is not None:
-            due = self._since + (self._line.leave if cancelled else self._line.cancel)
-        elif self._ended is not None:
-            due = self._ended[0] + self._grace()
-        else:
-            return None
-        return max(0.0, due - time.monotonic()) * 1000 + 1
+        due = self._leave_at()
+        if self._line is not None and not self._cancelled:
+            due = self._since + self._line.cancel
+        return None if due == math.inf else max(0.0, due - time.monotonic()) * 1000 + 1
 
     def _receive(self, signum: signal.Signals, count: int) -> None:
         intent = SIGNALS[signum]
@@ -125,18 +143,20 @@ class Keeper:
 
     def _stop(self, signum: signal.Signals, intent: Intent) -> None:
         now = time.monotonic()
+        line = timeline(intent, self._grace())
         if self._line is None:
+            left = self._leave_at() - now  # of a main that has ended by itself: a stop gives it no more
             self._asked, self._since = signum, now
-            self._line = timeline(intent, listens=self._service.ask_to_stop(), grace=self._grace())
+            self._line = line._replace(leave=min(line.leave, left))
+            self._service.ask_to_stop()
         elif intent is Intent.FAST_STOP:
             # QUIT shortens a stop that is under way; TERM after INT leaves it as it is.
-            hurried = timeline(intent, listens=False, grace=self._grace())
             spent = now - self._since
             self._line = Timeline(
-                min(self._line.cancel, spent + hurried.cancel), min(self._line.leave, spent + hurried.leave)
+                min(self._line.cancel, spent + line.cancel), min(self._line.leave, spent + line.leave)
             )
 
-    def _leave(self, reason: str, signum: signal.Signals | None) -> None:
+    def _leave(self, reason: str, signum: signal.Signals | None) -> NoReturn:
         """Leave now. Never returns."""
         fd = self._log_fd()
         with contextlib.suppress(Exception):
@@ -144,9 +164,9 @@ class Keeper:
             faulthandler.dump_traceback(file=fd, all_threads=True)
             os.write(fd, self._service.last_words().encode("utf-8", "replace"))
         with contextlib.suppress(Exception):
-            self._service.farewell()
+            self._service.farewell(_LAST_LINES)
         if signum is None:
-            os._exit(self._ended[1] if self._ended is not None else 1)
+            os._exit(self._code)
         with contextlib.suppress(Exception):
             _default_action(signum)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signum})
