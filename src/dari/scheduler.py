@@ -258,6 +258,11 @@ def _guest_of(loop: Any, kernel: Kernel, max_slice: float, end: Callable[[], obj
         from dari.drivers.trio_guest import TrioGuest
 
         return TrioGuest(loop, kernel, max_slice, end)
+    host = sys.modules.get("dari.drivers.asyncio_host")
+    if host is not None and isinstance(loop, host.EventLoop):
+        from dari.drivers.asyncio_lanes import LanesGuest
+
+        return LanesGuest(loop, kernel, max_slice, end)
     from dari.drivers.asyncio_guest import AsyncioGuest
 
     return AsyncioGuest(loop, kernel, max_slice, end)
@@ -284,7 +289,11 @@ def implicit_scheduler(loop: Any) -> Scheduler:
     """The scheduler that `loop`, which runs here, has for those who never made one."""
     scheduler = _implicit.get(loop)
     if scheduler is None or scheduler._closed:
-        scheduler = _implicit[loop] = Scheduler(name="implicit")
+        scheduler = _implicit[loop] = Scheduler(
+            name="implicit",
+            starvation_limit=getattr(loop, "starvation_limit", 64),  # a loop of ours: one rule for both
+            seed=getattr(loop, "seed", None),
+        )
         scheduler._kernel.keeps_failures = 0  # they are logged
         scheduler._become_guest().stay()
     return scheduler

@@ -181,3 +181,98 @@ def test_a_seed_leaves_what_one_task_puts_into_the_loop_in_order():
         return log
 
     assert all(run(main, seed=seed) == list(range(20)) for seed in range(10))
+
+
+# ---- generator tasks on the same lanes -------------------------------------------------------------------------------
+
+
+def stepper(name, log, times=3):
+    for _ in range(times):
+        log.append(name)
+        yield
+
+
+def test_tasks_of_both_kinds_are_ordered_by_one_rule():
+    """Whoever is more urgent goes first, generator or coroutine, and whichever was started first."""
+    log = []
+
+    async def main():
+        waiting = []
+        for priority in (2, -1, 1, 0, -2):
+            with dari.priority(priority):
+                waiting.append(asyncio.create_task(spin(f"coroutine {priority}", log)))
+            waiting.append(dari.create_task(stepper, f"generator {priority + 0.5}", log, priority=priority))
+        await asyncio.gather(*waiting)
+
+    run(main)
+    in_order = [float(name.split()[1]) // 1 for name in log]
+
+    assert in_order == sorted(in_order)
+    assert len(log) == 30
+
+
+def test_an_urgent_generator_task_goes_before_a_slice_that_stands_in_a_low_lane():
+    """It became ready while the slice was waiting for its turn behind spinning coroutines."""
+    log = []
+
+    async def main():
+        event = dari.Event()
+
+        def urgent():
+            yield event.wait()
+            log.append("urgent")
+
+        first = dari.create_task(urgent, priority=-2)
+        low = dari.create_task(stepper, "low", log, priority=1)
+        await asyncio.sleep(0)
+        event.set()
+        spinning = asyncio.create_task(spin("normal", log))
+        await asyncio.gather(first, low, spinning)
+
+    run(main)
+
+    assert log == ["urgent", "normal", "normal", "normal", "low", "low", "low"]
+
+
+def test_an_urgent_deadline_is_seen_while_a_low_slice_waits():
+    """What wakes a generator task by time or from another thread waits for no slice of a low task."""
+    log = []
+
+    async def main():
+        def sleeper():
+            yield dari.sleep(0.01)
+            log.append("slept")
+            spinning.cancel()
+
+        def low():
+            while True:
+                yield
+
+        with dari.priority(0):
+            spinning = asyncio.create_task(spin("normal", [], 10**9))
+        starving = dari.create_task(low, priority=1)
+        await dari.create_task(sleeper, priority=-1)
+        starving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await spinning
+
+    run(main, starvation_limit=None)
+
+    assert log == ["slept"]
+
+
+def test_a_coroutine_in_a_generator_task_has_its_priority():
+    """It runs as a task of asyncio's, in a copy of the context of the task."""
+    log = []
+
+    async def main():
+        def low():
+            yield from dari.host(spin("coroutine of a low task", log))
+
+        task = dari.create_task(low, priority=1)
+        await asyncio.sleep(0)
+        await asyncio.gather(task, spin("normal", log))
+
+    run(main)
+
+    assert log == ["normal"] * 3 + ["coroutine of a low task"] * 3

@@ -17,6 +17,7 @@ one item.
 from __future__ import annotations
 
 from itertools import islice
+from math import inf
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -88,6 +89,7 @@ class Bursts(Lanes[T]):
         "_start",
         "_walk",
         "burst",
+        "last_rank",
     )
 
     def __init__(
@@ -109,6 +111,7 @@ class Bursts(Lanes[T]):
         self._size = 0  # of them
         self._walk: Iterator[T] = self.burst  # over them
         self._cut = False
+        self.last_rank: float = inf  # no lane behind this one is chosen, though it is served when it is due
 
     def _new_lane(self, rank: int, aside: Lane[T] | None) -> Lane[T]:
         return super()._new_lane(rank, aside) if self._seeded else _Walked(rank, aside)
@@ -139,6 +142,8 @@ class Bursts(Lanes[T]):
             allowed = (next(oldest_first) if oldest is lane else oldest)._since - due
             if allowed < length:
                 length = allowed
+        if lane.rank > self.last_rank:
+            return None
         serving: Any = lane  # `cast` would be a call
         self._serving = serving
         items, aside = lane.items, lane.aside
@@ -152,7 +157,9 @@ class Bursts(Lanes[T]):
         self.burst = islice(serving.walk, length)
         return aside.items.append
 
-    def _take_one(self) -> Callable[[T], object]:
+    def _take_one(self) -> Callable[[T], object] | None:
+        if self._best().rank > self.last_rank:
+            return None
         item = cast("T", self.pop())
         self._record([item], 0)
         self._size = 1

@@ -159,6 +159,14 @@ class Kernel:
             return FINISHED
         return Idle(self.deadlines.next() if self.deadlines._heap else None, self.watching)
 
+    def most_urgent(self) -> int | None:
+        """The first priority that has a ready task; None: no task is ready."""
+        return self._lanes.most_urgent()
+
+    def step_only(self, priority: int) -> None:
+        """From the next advance on no task of a lower priority is chosen (unless it is due: see `lanes`)."""
+        self._lanes.last_rank = 2 * priority + 1
+
     def _step(self, left: int) -> None:
         lanes = self._lanes
         while left > 0 and (put_aside := lanes.take(left)) is not None:

@@ -143,6 +143,10 @@ class Lanes(Generic[T]):
             self._unlist(lane)
         return item
 
+    def most_urgent(self) -> int | None:
+        """The first priority that has an item; None: nobody has."""
+        return self._best().rank >> 1 if self._order else None
+
     def move(self, item: T, old: Lane[T], new: Lane[T]) -> None:
         """If `item` stands in `old` or its `aside`, let it stand last in `new` or its `aside`."""
         for source, target in ((old, new), (old.aside, new.aside)):

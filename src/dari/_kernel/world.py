@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from _thread import _local
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import Token
 
-__all__ = ["chain_priority", "set_chain_priority", "uses", "world"]
+__all__ = ["AHEAD_OF_ALL", "chain_priority", "set_chain_priority", "uses", "world"]
 
 
 class World(_local):
@@ -38,6 +38,9 @@ class World(_local):
 world = World()
 
 chain_priority: ContextVar[int] = ContextVar("dari_priority", default=0)
+
+AHEAD_OF_ALL: Final = -(1 << 62)
+"""The priority of what only passes on that something has happened, and does not know yet whom it will wake."""
 
 
 class Uses:

@@ -19,7 +19,7 @@ from _thread import get_ident
 from contextlib import suppress
 from contextvars import Context
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
 from dari._kernel.contract import MORE, Direction, Idle, Need, Operation
@@ -46,7 +46,6 @@ T = TypeVar("T")
 _LONGEST_WAIT = 86_400.0  # seconds; what is further away is asked for again: timers overflow somewhere
 
 
-@final
 class AsyncioGuest:
     """Drives `kernel` from callbacks of `loop`."""
 
@@ -90,7 +89,10 @@ class AsyncioGuest:
             self._again = True
         else:
             self._armed = True
-            self.loop.call_soon(self._slice, context=self.context)
+            self._arm(self._slice)
+
+    def _arm(self, call: Callable[[], object]) -> None:
+        self.loop.call_soon(call, context=self.context)
 
     def post(self, call: Callable[[], object]) -> None:
         self.mailbox.put(call)
@@ -184,11 +186,14 @@ class AsyncioGuest:
         self._ending = None
         self._thread = get_ident()  # a loop may be run again on another one
         try:
-            need = self._slices.run()
+            need = self._run_slice()
         except BaseException:  # KeyboardInterrupt or SystemExit of a task: the loop ends with it, but may be run again
             self._rest(MORE)
             raise
         self._rest(need)
+
+    def _run_slice(self) -> Need:
+        return self._slices.run()
 
     def _rest(self, need: Need) -> None:
         """Give the loop back, and see to it that it comes back to us when there is something to do."""
@@ -196,7 +201,7 @@ class AsyncioGuest:
             self._watch(self.kernel.watching)
         # `_again` only now: who waits for what cannot be watched is ready again. (What was posted meanwhile wakes us.)
         if need is MORE or self._again or self._slices.ready:
-            self.loop.call_soon(self._first_turn, context=self.context)
+            self._arm(self._first_turn)
             return
         self._armed = False
         if isinstance(need, Idle):
@@ -211,10 +216,10 @@ class AsyncioGuest:
             self._disarm_timer()
 
     def _first_turn(self) -> None:
-        self.loop.call_soon(self._second_turn, context=self.context)
+        self._arm(self._second_turn)
 
     def _second_turn(self) -> None:
-        self.loop.call_soon(self._slice, context=self.context)
+        self._arm(self._slice)
 
     def _arm_timer(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
         if self._timer is not None:
@@ -272,6 +277,10 @@ class AsyncioGuest:
         self._slices.ready.append(key)
         self._watched.pop(key, None)
         _unwatch(self.loop, key)
+        self._look_in()
+
+    def _look_in(self) -> None:
+        """A descriptor became ready: several may do so in one turn."""
         self.notify()
 
 

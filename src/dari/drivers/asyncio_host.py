@@ -88,8 +88,8 @@ class EventLoop(asyncio.SelectorEventLoop):
         if starvation_limit is not None:
             whole("starvation_limit", starvation_limit, 1, " (or None: strict priorities)")
         super().__init__(selector)
-        self._starvation_limit = starvation_limit
-        self._seed = seed
+        self.starvation_limit: Final = starvation_limit
+        self.seed: Final = seed
         if seed is not None:
             self.create_task = self._create_task_of_own_chain  # type: ignore[method-assign]
         with _loops_lock:
@@ -100,10 +100,17 @@ class EventLoop(asyncio.SelectorEventLoop):
     def _create_task_of_own_chain(self, coro: Any, *, context: Context | None = None, **options: Any) -> Any:
         return super().create_task(coro, context=_own_chain(coro, context), **options)
 
+    def more_urgent_than(self, priority: int) -> bool:
+        """Is something ready that goes before `priority`? On the loop's thread only."""
+        if not isinstance(self._ready, Ready):
+            return False
+        most_urgent = self._ready.most_urgent()
+        return most_urgent is not None and most_urgent < priority
+
     def _use_lanes(self) -> None:
         """From any thread that holds the lock: what is ready is taken by priority from now on."""
         if not isinstance(self._ready, Ready):
-            self._ready = Ready(self, self._ready, self._starvation_limit, self._seed)
+            self._ready = Ready(self, self._ready, self.starvation_limit, self.seed)
 
 
 def _first_priority() -> None:
@@ -168,7 +175,6 @@ class Ready(Lanes[Handle]):
             self._unlist(lane)
 
     def popleft(self) -> Handle:
-        """Take the next one. (What has come is sorted in here: a call for it costs a tenth of a switch of tasks.)"""
         now = time.monotonic()
         if now >= self._end:
             if not self._end:
@@ -176,6 +182,19 @@ class Ready(Lanes[Handle]):
             elif not self._loop._stopping:
                 nothing: Handle = _NOTHING
                 return nothing
+        if self._incoming:
+            self._sort()
+        if not self._left:
+            self._choose()
+        self._left -= 1
+        return self._next()
+
+    def most_urgent(self) -> int | None:
+        self._sort()
+        self._settle()
+        return super().most_urgent()
+
+    def _sort(self) -> None:
         incoming = self._incoming
         while incoming:
             handle = incoming.popleft()
@@ -187,10 +206,6 @@ class Ready(Lanes[Handle]):
             if not lane._listed:
                 self._settle()
                 self._list(lane)
-        if not self._left:
-            self._choose()
-        self._left -= 1
-        return self._next()
 
     def _lane_of(self, handle: Handle) -> Lane[Handle]:
         priority = handle._context.get(chain_priority, 0)

@@ -6,9 +6,11 @@ Each loop has one mailbox: a thousand things that end together wake it once, and
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from dari._kernel.world import AHEAD_OF_ALL, chain_priority
 from dari.drivers.mailbox import Mailbox
 from dari.exceptions import SchedulerClosed
 
@@ -37,12 +39,15 @@ def mailbox_of(loop: asyncio.AbstractEventLoop) -> Mailbox:
             for call in box.take():
                 call()
 
+        context = Context()
+        context.run(chain_priority.set, AHEAD_OF_ALL)
+
         def wake() -> None:
             loop = loop_ref()
             try:
                 if loop is None:
                     raise RuntimeError("gone")
-                loop.call_soon_threadsafe(empty)
+                loop.call_soon_threadsafe(empty, context=context)
             except RuntimeError:  # the loop was closed meanwhile: nobody is left who could hear
                 box.close()
 

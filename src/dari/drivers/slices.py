@@ -36,8 +36,11 @@ class Slices:
         self.ready: list[tuple[int, Direction]] = []  # descriptors, for the next advance
         self.starting: list[Callable[[], object]] = []  # what the advance asked to be called when it is over
 
-    def run(self) -> Need:
-        """Run one; gives what the kernel needs then. KeyboardInterrupt and SystemExit of a task come out."""
+    def run(self, may_go_on: Callable[[], bool] | None = None) -> Need:
+        """Run one; gives what the kernel needs then. KeyboardInterrupt and SystemExit of a task come out.
+
+        `may_go_on` is asked a few times on the way.
+        """
         kernel, mailbox, chunk = self._kernel, self._mailbox, self._chunk
         before = monotonic()
         end = before + self._max_slice
@@ -56,6 +59,6 @@ class Slices:
                     chunk.took(now - before, whole=False)
                 return need
             chunk.took(now - before, whole=True)
-            if now >= end:
+            if now >= end or (may_go_on is not None and not may_go_on()):
                 return need
             before = now
