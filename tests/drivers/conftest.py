@@ -57,6 +57,7 @@ def virtual_time(main: Callable[..., Any], *args: Any) -> Any:
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
+    "hosted": dari.EventLoop,
 }
 DRIVERS: dict[str, Run] = {
     "standalone": standalone,

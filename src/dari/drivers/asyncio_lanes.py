@@ -44,7 +44,7 @@ class LanesGuest(AsyncioGuest):
 
     def _arm(self, call: Callable[[], object]) -> None:
         most_urgent = self.kernel.most_urgent()
-        self._priority = AHEAD_OF_ALL if most_urgent is None else most_urgent
+        self._priority = 0 if most_urgent is None else most_urgent
         context = Context()
         context.run(chain_priority.set, self._priority)
         self._standing = self.loop.call_soon(call, context=context)
@@ -57,7 +57,7 @@ class LanesGuest(AsyncioGuest):
         """Let the slice stand in the lane of the most urgent task, if that has become ready since."""
         if self._standing is not None:
             most_urgent = self.kernel.most_urgent()
-            if most_urgent is not None and (most_urgent < self._priority or self._priority == AHEAD_OF_ALL):
+            if most_urgent is not None and most_urgent < self._priority:
                 self._standing.cancel()
                 self._arm(self._slice)
 
