@@ -111,7 +111,10 @@ def test_default_places(tmp_path, monkeypatch):
         ("[daemon]\numask = 'abc'\n", ":2: [daemon]: umask must be an octal number in quotes, like \"027\", not 'abc'"),
         ("[daemon]\nstop_grace = '5'\n", ":2: [daemon]: stop_grace must be a number of seconds above 0, not '5'"),
         ("[daemon]\nstop_grace = -1\n", ":2: [daemon]: stop_grace must be a number of seconds above 0, not -1"),
-        ("[daemon]\nbackend = 'gevent'\n", ":2: [daemon]: backend must be one of asyncio, uvloop, trio, standalone"),
+        (
+            "[daemon]\nbackend = 'gevent'\n",
+            ":2: [daemon]: backend must be one of asyncio, uvloop, trio, dari, standalone",
+        ),
         ("[daemon]\nname = '../x'\n", ":2: [daemon]: name must be a name of letters, digits and . _ @ -"),
         ("[daemon.limits]\nnofiles = 3\n", ":2: [daemon] limits.nofiles: unknown key; did you mean 'limits.nofile'?"),
         ("[daemon.limits]\nnofile = 3\n", ":2: [daemon]: limits.nofile must be a whole number, 16 or more, not 3"),

@@ -48,6 +48,7 @@ HOSTS = {
     "asyncio": ("asyncio", ASYNC),
     "uvloop": ("uvloop", ASYNC),
     "trio": ("trio", TRIO),
+    "dari": ("dari", ASYNC),
     "steps on asyncio": ("asyncio", STEPS),
     "steps on trio": ("trio", STEPS),
     "steps alone": ("standalone", STEPS),
@@ -97,3 +98,23 @@ def test_failure_in_the_first_step(hosted):
     assert done.returncode == 1
     assert "RuntimeError: no disk" in done.stderr
     assert "is ready" not in hosted.log()
+
+
+def test_the_loop_of_dari_has_priorities(bench):
+    """`backend = "dari"` is asyncio on `dari.EventLoop`: what is urgent goes before what was there first."""
+    bench.program(
+        """
+        import asyncio, dari
+        async def main(ctx):
+            async def say(word):
+                print(word)
+            with dari.priority(dari.Priority.LOW):
+                low = asyncio.create_task(say("low"))
+            with dari.priority(dari.Priority.URGENT):
+                urgent = asyncio.create_task(say("urgent"))
+            await asyncio.wait([low, urgent])
+            print(type(asyncio.get_running_loop()) is dari.EventLoop)
+        """
+    )
+
+    assert bench.dari("run", "app.py:main", "--backend", "dari").stdout == "urgent\nlow\nTrue\n"

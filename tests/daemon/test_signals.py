@@ -190,22 +190,81 @@ def test_a_storm_of_signals(bench, until):
 
 
 def test_a_loop_with_its_own_signal_handlers(bench, until):
-    """A program that takes asyncio's signal machinery for a signal of its own does not take ours away."""
+    """A program that takes its loop's signal machinery for a signal of its own does not take ours away."""
     bench.program(
         """
-        import asyncio, os, signal
+        import asyncio, os, signal, sys
         async def main(ctx):
+            await (in_trio if "trio" in sys.modules else in_asyncio)()
+            ctx.ready()
+            await ctx.stopping.wait()
+        async def in_asyncio():
             winch = asyncio.Event()
             asyncio.get_running_loop().add_signal_handler(signal.SIGWINCH, winch.set)
             os.kill(os.getpid(), signal.SIGWINCH)
             await winch.wait()
-            ctx.ready()
-            await ctx.stopping.wait()
+        async def in_trio():
+            with sys.modules["trio"].open_signal_receiver(signal.SIGWINCH) as received:
+                os.kill(os.getpid(), signal.SIGWINCH)
+                async for _ in received:
+                    return
         """
     )
-    for backend in ("asyncio", "uvloop"):
-        if backend == "uvloop":
-            pytest.importorskip("uvloop")
-        bench.start("--backend", backend)
-        assert bench.dari("stop", "app.py:main", "--strict").returncode == 0
+    for backend in ("asyncio", "uvloop", "trio"):
+        if backend != "asyncio":
+            pytest.importorskip(backend)
+        started = bench.dari("start", "app.py:main", "--backend", backend)
+        stopped = bench.dari("stop", "app.py:main", "--strict")
+        assert (started.returncode, started.stderr, stopped.returncode) == (0, "", 0)  # trio warns of a stranger
     assert "leaving hard" not in bench.log()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio", "standalone"])
+def test_reloads_without_end_leave_main_its_turns(bench, backend):
+    """Each reload is asked for again while it is under way; main goes on all the same, between two of them."""
+    if backend == "trio":
+        pytest.importorskip("trio")
+    bench.program(
+        """
+        import os, signal, time
+        import dari
+        def main(ctx):
+            reloads = 0
+            @ctx.on_reload
+            def slow(new, old):
+                nonlocal reloads
+                reloads += 1
+                os.kill(os.getpid(), signal.SIGHUP)
+                time.sleep(0.05)
+            ctx.ready()
+            for turn in range(5):
+                before = reloads
+                os.kill(os.getpid(), signal.SIGHUP)
+                while reloads == before:
+                    yield dari.sleep(0.001)
+            print("five turns", flush=True)
+        """
+    )
+
+    assert bench.dari("run", "app.py:main", "--backend", backend).stdout == "five turns\n"
+
+
+def test_signals_that_come_while_the_interpreter_goes(bench, until):
+    """HUP, USR1 and USR2 neither kill a service that has ended well, nor is there a complaint about them."""
+    bench.program(
+        """
+        import os, signal, time
+        class Last:
+            def __del__(self, kill=os.kill, pid=os.getpid(), signals=(signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)):
+                for _ in range(100):
+                    for each in signals:
+                        kill(pid, each)
+        last = Last()  # goes with its module, after exit handlers and signal handlers
+        async def main(ctx):
+            ctx.ready()
+            raise SystemExit(3)
+        """
+    )
+    done = bench.dari("run", "app.py:main")
+
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")

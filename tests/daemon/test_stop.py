@@ -159,13 +159,15 @@ def test_stop_kills_who_ignores_term(bench):
         (IN_SLEEP, signal.SIGINT, "asyncio"),
         (IN_C, signal.SIGTERM, "asyncio"),
         (IN_C, signal.SIGTERM, "uvloop"),  # which takes the wakeup descriptor for itself
+        (IN_C, signal.SIGTERM, "trio"),  # which does, too, and warns
+        (IN_SLEEP, signal.SIGTERM, "standalone"),
     ],
-    ids=["Python", "sleep", "C", "C under uvloop"],
+    ids=["Python", "sleep", "C", "C under uvloop", "C under trio", "sleep alone"],
 )
 def test_the_second_signal_forces_on_a_blocked_loop(bench, until, block, signum, backend):
     """The second TERM (or INT) ends a service whose loop is blocked, and it dies of that very signal."""
-    if backend == "uvloop":
-        pytest.importorskip("uvloop")
+    if backend in ("uvloop", "trio"):
+        pytest.importorskip(backend)
     bench.program(BLOCKED.format(block))
     # The grace is long, or the deadline would look like the force.
     run = bench.popen("run", "app.py:main", "--stop-grace", "300", "--backend", backend)
@@ -180,26 +182,63 @@ def test_the_second_signal_forces_on_a_blocked_loop(bench, until, block, signum,
     assert bench.status() == (3, "stopped")
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "standalone"])
-def test_a_stop_between_ready_and_stopping_is_graceful(bench, backend):
-    """Main says that it is ready, and is told to stop before it could ask for ctx.stopping: it is not cancelled."""
-    keyword, wait = ("async ", "await") if backend == "asyncio" else ("", "yield")
+@pytest.mark.parametrize(
+    ("backend", "spelling"),
+    [("asyncio", "await"), ("asyncio", "yield"), ("trio", "await"), ("standalone", "yield")],
+)
+def test_a_stop_between_ready_and_stopping_is_graceful(bench, backend, spelling):
+    """Main says that it is ready, and is told to stop before it could ask for ctx.stopping: it is not cancelled,
+    however long that step of it takes."""
+    if backend == "trio":
+        pytest.importorskip("trio")
     bench.program(
         f"""
         import signal, time
         from dari.daemon.pidfile import look
-        {keyword}def main(ctx):
+        {"async " if spelling == "await" else ""}def main(ctx):
             ctx.ready()
             os.kill(os.getpid(), signal.SIGTERM)
             while look({str(bench.pidfile)!r}).state.value != "stopping":
                 time.sleep(0.001)
-            {wait} ctx.stopping.wait()
+            time.sleep(0.5)
+            {spelling} ctx.stopping.wait()
             print("graceful", flush=True)
         """
     )
     run = bench.popen("run", "app.py:main", "--backend", backend)
 
     assert (run.communicate(timeout=30)[0], run.returncode) == ("graceful\n", 0)
+
+
+def test_main_is_cancelled_once(bench, until):
+    """By its own loop at once, because it does not listen; the cancel at the end of stop_grace changes nothing."""
+    bench.program(
+        """
+        import asyncio, threading
+        import __main__ as service
+        asked = threading.Event()
+        def cancel(self, really=service.Service.cancel):
+            really(self)
+            if threading.current_thread().name == "dari-keeper":
+                asked.set()
+        service.Service.cancel = cancel
+        async def main(ctx):
+            ctx.ready()
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                while not asked.is_set():
+                    await asyncio.sleep(0.01)
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                print("cancelled once", flush=True)
+        """
+    )
+    run = bench.popen("run", "app.py:main", "--stop-grace", "0.3")
+    until(lambda: bench.is_now("running"))
+    run.send_signal(signal.SIGTERM)
+
+    assert (run.communicate(timeout=30)[0], run.returncode) == ("cancelled once\n", 0)
 
 
 def test_one_term_and_one_int_do_not_force(bench, until):

@@ -19,7 +19,7 @@ from dari.daemon.quantities import POOL_KEYS, read_bytes, read_descriptors
 from dari.daemon.target import Target, parse
 from dari.exceptions import ConfigError
 
-BACKENDS: Final = ("asyncio", "uvloop", "trio", "standalone")
+BACKENDS: Final = ("asyncio", "uvloop", "trio", "dari", "standalone")
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 FORMATS: Final = ("text", "json", "none")
 ROTATIONS: Final = ("none", "size", "time")

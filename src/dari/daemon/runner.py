@@ -69,4 +69,8 @@ def make_host(backend: str, inbox: Inbox) -> Host:
         import uvloop
 
         return AsyncioHost(inbox, uvloop.new_event_loop)
+    if backend == "dari":
+        from dari.drivers.asyncio_host import EventLoop
+
+        return AsyncioHost(inbox, EventLoop)
     return AsyncioHost(inbox, None)
