@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
+
+import dari
+from dari.daemon.ending import run_hooks
 
 # One life, written twice: as a coroutine and as a generator. Everything in it is dari's own, so that every host has it.
 LIFE = """
@@ -90,3 +94,110 @@ def test_a_whole_life(bench, backend, program):
     ]
     assert "on_stop hook main.<locals>.fails failed" in bench.log()
     assert "OSError: no such socket" in bench.log()
+
+
+def test_hooks_after_a_failure_and_jobs_that_are_stuck(bench):
+    """A main that fails has its hooks, too; a job that never ends has the pool's exit_timeout, and is named."""
+    bench.program(
+        """
+        import asyncio, threading
+        async def main(ctx):
+            ctx.on_stop(lambda: print("hook", flush=True))
+            started = threading.Event()
+            def stuck():
+                started.set()
+                threading.Event().wait()
+            def quick():
+                asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()  # needs the loop, which is there
+                print("job", flush=True)
+            loop = asyncio.get_running_loop()
+            ctx.pool.submit(stuck)
+            await asyncio.to_thread(started.wait)
+            ctx.pool.submit(quick)
+            raise RuntimeError("no disk")
+        """
+    )
+    bench.config("[pool]\nmax_workers = 2\nexit_timeout = 0.3\n")
+
+    done = bench.dari("run", "app.py:main", "-c", "dari.toml")
+
+    assert (done.returncode, done.stdout) == (1, "hook\njob\n")
+    assert "RuntimeError: no disk" in bench.log()
+    assert "1 jobs of the pool had not ended in time" in bench.log()
+    assert "the process exits without 1 jobs of pool 'app'" in done.stderr
+    assert "stuck" in done.stderr
+
+
+def test_a_hook_that_never_ends(bench):
+    """The keeper's clock runs on in a hook that blocks the loop: the process leaves hard, and has failed."""
+    bench.program(
+        """
+        import asyncio, time
+        async def stubborn():
+            while True:
+                try:
+                    await asyncio.sleep(3600)
+                except asyncio.CancelledError:
+                    pass
+        async def main(ctx):
+            ctx.on_stop(lambda: time.sleep(3600))
+            task = asyncio.create_task(stubborn(), name="stubborn one")
+            await asyncio.sleep(0)
+        """
+    )
+    done = bench.dari("run", "app.py:main", "--stop-grace", "0.3")
+
+    assert done.returncode == 1
+    assert "leaving hard: main has ended, and 0.3 s later the process has not" in bench.log()
+    assert "in <lambda>" in bench.log()
+    assert "asyncio task 'stubborn one'" in bench.log()
+    assert bench.status() == (3, "stopped")
+
+
+class Plain:
+    """As much of a host as hooks need."""
+
+    async def drive(self, steps):
+        await dari.arun(lambda: steps)
+
+
+def test_hooks_share_their_seconds(caplog):
+    """One that is out of time is cancelled and named, and so are those for which nothing is left."""
+    called = []
+
+    async def waits():
+        called.append("waits")
+        await dari.Event().wait()
+
+    hooks = [lambda: called.append("late"), waits, lambda: called.append("first")]
+    asyncio.run(run_hooks(Plain(), hooks, 1.5))
+
+    assert called == ["first", "waits"]
+    waited, late = [record.getMessage() for record in caplog.records]
+    assert waited.endswith("waits did not end in time, and was cancelled")
+    assert late.endswith("<lambda> was not called: there was no time left for it")
+
+
+def run_in_trio(main):
+    async def as_function():
+        await main
+
+    pytest.importorskip("trio").run(as_function)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, dari.run, run_in_trio])
+def test_no_hook_harms_the_others(caplog, run):
+    """Whatever one raises is logged, a stray cancel of asyncio's included; one that is added meanwhile is called."""
+    called = []
+
+    def adds():
+        hooks.append(lambda: called.append("added"))
+
+    def fails():
+        raise asyncio.CancelledError
+
+    hooks = [lambda: called.append("last"), fails, adds]
+    run(run_hooks(Plain(), hooks, 5.0))
+
+    assert called == ["added", "last"]
+    assert [record.exc_info[0] for record in caplog.records] == [asyncio.CancelledError]

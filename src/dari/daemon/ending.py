@@ -18,13 +18,17 @@ from dari.daemon.lifecycle import HOOKS_BUDGET
 from dari.daemon.runner import Host
 
 _LOGGER: Final = logging.getLogger("dari.daemon")
-_FOR_THE_EXIT: Final = 0.5  # seconds kept back: closing the loop, the log's last lines, the pidfile
+_FOR_THE_EXIT: Final = 0.5  # seconds kept back for closing the loop, the log's last lines, the pidfile
 
 
 async def wind_up(host: Host, context: Context, left: Callable[[], float]) -> None:
     """Call the hooks and drain the pool; `left` tells how many seconds there are before the process leaves hard."""
-    await run_hooks(host, context._on_stop, min(HOOKS_BUDGET, left() - _FOR_THE_EXIT))
-    await context._pool.drain(left() - _FOR_THE_EXIT)
+    await run_hooks(host, context._on_stop, min(HOOKS_BUDGET, _usable(left())))
+    await context._pool.drain(_usable(left()))
+
+
+def _usable(seconds: float) -> float:
+    return seconds - min(_FOR_THE_EXIT, seconds / 4)  # a short stop_grace is not all kept back
 
 
 async def run_hooks(host: Host, hooks: list[OnStop], seconds: float) -> None:
