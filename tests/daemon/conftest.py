@@ -63,6 +63,7 @@ class Bench:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.python = sys.executable
         self.rundir = directory / "run"
         self.pidfile = self.rundir / "app.pid"
         self.logfile = directory / "app.log"
@@ -91,11 +92,15 @@ class Bench:
         return path
 
     def command(self, *arguments: str | Path) -> list[str]:
-        return [sys.executable, "-m", "dari", *map(str, arguments)]
+        return [self.python, "-m", "dari", *map(str, arguments)]
 
     def popen(self, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
+        return self.spawn(self.command(*arguments), **options)
+
+    def spawn(self, command: list[str], **options: Any) -> subprocess.Popen[str]:
+        """Run any command in this place; it is gone when the test is over."""
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": self.env, **options}
-        child = subprocess.Popen(self.command(*arguments), cwd=self.directory, text=True, **options)
+        child = subprocess.Popen(command, cwd=self.directory, text=True, **options)
         self.children.append(child)
         return child
 

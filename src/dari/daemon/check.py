@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from dari.daemon import launch
 from dari.daemon.config import DEFAULT, KEYS, TARGET_KEY, Settings
+from dari.daemon.environment import for_service
 from dari.daemon.lifecycle import Exit
 
 
@@ -40,6 +41,7 @@ def check_target(settings: Settings) -> Checked:
                 launch.command(settings, handover, "dari.daemon.trial"),
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno(),
+                env=for_service(os.environ, settings, detached=True),
                 pass_fds=(handover, words.fileno()),
             )
         finally:

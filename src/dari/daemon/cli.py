@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from dari.daemon import operate
+from dari.daemon.accounts import account
 from dari.daemon.config import KEYS, Settings, resolve
 from dari.daemon.lifecycle import Exit, Refused, StartFailed
 from dari.daemon.operate import Report
@@ -139,6 +140,7 @@ def _settings(arguments: dict[str, Any], own_target: str | None, keywords: Mappi
             )
         if settings.target.is_file and not os.path.isfile(settings.target.place):
             raise Refused(Exit.NO_TARGET, f"there is no file {settings.target.place}")
+        account(settings.user, settings.group)
     return settings
 
 

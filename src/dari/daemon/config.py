@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
+from dari.daemon.accounts import ACCOUNT_KEYS
 from dari.daemon.lifecycle import Exit, Refused
 from dari.daemon.quantities import POOL_KEYS, read_bytes, read_descriptors
 from dari.daemon.target import Target, parse
@@ -50,6 +51,9 @@ class Settings(NamedTuple):
     origins: dict[str, str]
     limits_nofile: int | None = None
     limits_core: int | None = None
+    user: str | None = None
+    group: str | None = None
+    pass_environment: Sequence[str] = ()
 
     def told(self, key: str) -> bool:
         """Tell whether somebody wrote this value down."""
@@ -131,6 +135,7 @@ KEYS: Final[dict[str, Callable[[object, str], Any]]] = {
     "pidfile": _read_path,
     "logfile": _read_path,
     "rundir": _read_path,
+    **ACCOUNT_KEYS,
     "umask": _read_umask,
     "chdir": _read_path,
     "backend": _read_backend,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, final
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from dari.daemon.listeners import Listeners
     from dari.daemon.pooling import ServicePool
     from dari.pool import Pool
@@ -33,11 +36,13 @@ class Context:
 
     __slots__ = (
         "_ask_ready", "_config", "_event", "_generation", "_listeners", "_listens", "_make_scheduler", "_on_reload",
-        "_on_stop", "_pool", "_scheduler", "_status", "name",
+        "_on_stop", "_pool", "_scheduler", "_status", "name", "sockets",
     )  # fmt: skip
 
     def __init__(self, name: str, ask_ready: Callable[[], None], listeners: Listeners, pool: ServicePool) -> None:
         self.name = name
+        self.sockets: Mapping[str, tuple[socket, ...]] = MappingProxyType({})
+        """The sockets that the service was started with (LISTEN_FDS), by name, each name's in order."""
         self._config: Any = {}
         self._generation = 1
         self._on_reload: list[OnReload] = []

@@ -32,10 +32,13 @@ import struct
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
 from dari.daemon import signals
+from dari.daemon.activation import Passed, passed
 from dari.daemon.config import Settings
+from dari.daemon.environment import for_service
 from dari.daemon.lifecycle import HARD_EXIT_AFTER, Exit, Refused, StartFailed, State
 from dari.daemon.pidfile import Record, clear, look, open_pidfile, try_lock, write_record
 from dari.daemon.process import Handle, Identity
@@ -54,6 +57,7 @@ class Handover(NamedTuple):
     settings: Settings
     lock: int
     status: int
+    sockets: Sequence[Passed] = ()
 
 
 def take_lock(settings: Settings) -> int:
@@ -80,14 +84,16 @@ def take_lock(settings: Settings) -> int:
 def replace_process(settings: Settings) -> NoReturn:
     """Become the service in this very process (`dari run`): same pid, same terminal, same parent."""
     _open_standard_descriptors()
+    sockets = passed(os.environ, pid=os.getpid())
     lock = take_lock(settings)
     try:
         write_record(lock, Record(Identity.of(os.getpid()), State.STARTING, lock))
-        fd = hand_over(Handover("run", settings, lock, -1))
+        fd = hand_over(Handover("run", settings, lock, -1, sockets))
+        environ = for_service(os.environ, settings, detached=False)
         signals.block()
         _flush()
-        os.set_inheritable(lock, True)
-        os.execv(sys.executable, command(settings, fd))
+        _let_through([lock, *(each.fd for each in sockets)])
+        os.execve(sys.executable, command(settings, fd), environ)
     except BaseException:
         clear(lock)
         os.close(lock)
@@ -97,9 +103,10 @@ def replace_process(settings: Settings) -> NoReturn:
 def start(settings: Settings) -> int:
     """Start the service and return its pid once it is ready; `StartFailed` or `Refused` otherwise."""
     _open_standard_descriptors()
+    sockets = passed(os.environ, pid=os.getpid())
     lock = take_lock(settings)
     try:
-        return _Launch(settings, lock).run()
+        return _Launch(settings, lock, sockets).run()
     finally:
         os.close(lock)  # closing is not unlocking: the service has the same open file description
 
@@ -107,9 +114,10 @@ def start(settings: Settings) -> int:
 class _Launch:
     """One start, from the fork to the word "ready" or the end of it. Lives in the launcher."""
 
-    def __init__(self, settings: Settings, lock: int) -> None:
+    def __init__(self, settings: Settings, lock: int, sockets: list[Passed]) -> None:
         self._settings = settings
         self._lock = lock
+        self._sockets = sockets
         self._service: Handle | None = None
         self._gone = False  # the service is known to have ended
         self._words = b""
@@ -118,15 +126,19 @@ class _Launch:
         status, status_w = os.pipe()
         verdict, verdict_w = os.pipe()
         release_r, release = os.pipe()
-        handover = hand_over(Handover("start", self._settings, self._lock, status_w))
-        argv = command(self._settings, handover)
+        handover = hand_over(Handover("start", self._settings, self._lock, status_w, self._sockets))
+        service = _Image(
+            command(self._settings, handover),
+            for_service(os.environ, self._settings, detached=True),
+            [self._lock, status_w, handover, *(each.fd for each in self._sockets)],
+        )
         _flush()
         mask = signals.block()
         middle = _fork()
         if middle == 0:
             for fd in (status, verdict, release):
                 os.close(fd)
-            _be_middle(argv, self._lock, status_w, verdict_w, release_r, handover)
+            _be_middle(service, self._lock, status_w, verdict_w, release_r)
         try:
             for fd in (status_w, verdict_w, release_r, handover):
                 os.close(fd)
@@ -223,15 +235,23 @@ class _Launch:
             clear(self._lock)
 
 
-def _be_middle(command: list[str], lock: int, status: int, verdict: int, release: int, handover: int) -> NoReturn:
+class _Image(NamedTuple):
+    """What the service's process becomes."""
+
+    argv: list[str]
+    environ: dict[str, str]
+    descriptors: list[int]
+
+
+def _be_middle(service: _Image, lock: int, status: int, verdict: int, release: int) -> NoReturn:
     """Live as the service's parent until the launcher says go, or is gone. A forked child: system calls only."""
     try:
         gc.disable()  # a collection would run finalizers of the program that was forked
         os.setsid()
         pid = _fork()
         if pid == 0:
-            _be_service(command, lock, status, handover)
-        for fd in (lock, status, handover):
+            _be_service(service, lock, status)
+        for fd in service.descriptors:
             os.close(fd)
         os.write(verdict, _VERDICT.pack(_IS, pid))
         ended = _wait_child(pid, release)
@@ -261,19 +281,23 @@ def _wait_child(pid: int, release: int) -> int | None:
             return None
 
 
-def _be_service(command: list[str], lock: int, status: int, handover: int) -> NoReturn:
+def _be_service(service: _Image, lock: int, status: int) -> NoReturn:
     """Write the pidfile and become a fresh interpreter. A forked child: system calls only."""
     try:
         # The pid, the start time and the number of the lock's descriptor all survive the exec.
         write_record(lock, Record(Identity.of(os.getpid()), State.STARTING, lock))
-        for fd in (lock, status, handover):
-            os.set_inheritable(fd, True)
-        os.execv(command[0], command)
+        _let_through(service.descriptors)
+        os.execve(service.argv[0], service.argv, service.environ)
     except BaseException as error:  # noqa: BLE001 - this process has no other way to tell
         word = {"event": "failed", "by": "dari", "text": f"{type(error).__name__}: {error}"}
         os.write(status, json.dumps(word).encode() + b"\n")
     finally:
         os._exit(1)
+
+
+def _let_through(descriptors: list[int]) -> None:
+    for fd in descriptors:
+        os.set_inheritable(fd, True)
 
 
 def _fork() -> int:
@@ -308,7 +332,8 @@ def read_handover(fd: int) -> Handover:
         document = json.load(pipe)
     settings = document["settings"]
     settings["target"] = Target(*settings["target"])
-    return Handover(document["mode"], Settings(**settings), document["lock"], document["status"])
+    sockets = [Passed(*each) for each in document["sockets"]]
+    return Handover(document["mode"], Settings(**settings), document["lock"], document["status"], sockets)
 
 
 def command(settings: Settings, handover: int, module: str = "dari.daemon.service") -> list[str]:

@@ -8,6 +8,7 @@ be told. Append mode is what makes logrotate's copytruncate work.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -17,18 +18,44 @@ from dari.daemon.logformat import as_bytes, make_formatter
 from dari.daemon.logwriter import Writer
 from dari.daemon.output import Outputs
 from dari.daemon.rotation import Rotation
+from dari.daemon.trust import distrusted
+
+_NO_FILE: Final = {
+    errno.ELOOP: "it is a symbolic link; remove it",
+    errno.ENXIO: "it is not a regular file; remove it",
+    errno.EISDIR: "it is a directory",
+}
 
 
 def open_log(path: str, *, create_directory: bool) -> int:
-    """Open a log file for appending: no symlink, no fifo, nobody else may read it."""
+    """Open a log file for appending: no symlink, no fifo, nobody else may read it. An OSError says what is wrong."""
+    directory = os.path.dirname(path)
     if create_directory:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+    if reason := distrusted(directory):
+        raise PermissionError(errno.EPERM, f"{reason}: no place for a log", path)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-    fd = os.open(path, flags, 0o640)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    try:
+        fd = os.open(path, flags, 0o640)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            raise OSError(error.errno, _NO_FILE[error.errno], path) from error
+        raise
+    if wrong := _wrong_with(os.fstat(fd), directory):
         os.close(fd)
-        raise OSError(f"{path} is not a regular file")
+        raise OSError(errno.EINVAL, wrong, path)
     return fd
+
+
+def _wrong_with(facts: os.stat_result, directory: str) -> str | None:
+    if not stat.S_ISREG(facts.st_mode):
+        return "it is not a regular file; remove it"
+    if facts.st_nlink != 1:
+        return f"it has {facts.st_nlink} names (hard links); remove it"
+    if facts.st_uid not in (0, os.geteuid()) and os.stat(directory).st_mode & stat.S_IWOTH:
+        # In /tmp anybody could have put it there, to read what we write.
+        return f"it belongs to uid {facts.st_uid}; remove it"
+    return None
 
 
 class Log:

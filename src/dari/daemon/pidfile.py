@@ -35,6 +35,7 @@ from typing import Final, NamedTuple
 
 from dari.daemon.lifecycle import Exit, Refused, State
 from dari.daemon.process import Identity
+from dari.daemon.trust import anybodys, distrusted
 
 SERVICE_BYTE: Final = 0
 STOP_BYTE: Final = 1
@@ -126,7 +127,8 @@ def is_locked(fd: int) -> bool:
 def open_pidfile(path: str, *, create: bool) -> int:
     """Open the pidfile for locking and writing, or raise `Refused` when what stands there cannot be trusted."""
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-    _check_directory(os.path.dirname(path))
+    if reason := (distrusted if create else anybodys)(os.path.dirname(path)):
+        raise Refused(Exit.NOT_PERMITTED, f"{reason}: no place for a pidfile")
     try:
         fd = os.open(path, flags | (os.O_CREAT if create else 0), 0o644)
     except OSError as error:
@@ -136,7 +138,7 @@ def open_pidfile(path: str, *, create: bool) -> int:
             raise Refused(Exit.FAILED, f"the pidfile {path} is not a regular file; remove it") from error
         raise
     try:
-        _check_file(path, os.fstat(fd))
+        _check_file(path, os.fstat(fd), create=create)
         if create:
             os.fchmod(fd, 0o644)  # whatever umask the caller has: others may read who runs, nobody else may write
     except BaseException:
@@ -145,20 +147,15 @@ def open_pidfile(path: str, *, create: bool) -> int:
     return fd
 
 
-def _check_directory(directory: str) -> None:
-    mode = os.stat(directory).st_mode
-    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-        raise Refused(Exit.NOT_PERMITTED, f"everybody may write to {directory}: no place for a pidfile")
-
-
-def _check_file(path: str, facts: os.stat_result) -> None:
+def _check_file(path: str, facts: os.stat_result, *, create: bool) -> None:
     if not stat.S_ISREG(facts.st_mode):
         raise Refused(Exit.FAILED, f"the pidfile {path} is not a regular file; remove it")
     if facts.st_nlink != 1:
         raise Refused(Exit.FAILED, f"the pidfile {path} has {facts.st_nlink} names (hard links); remove it")
-    # Root may handle everybody's pidfile; what it may then signal is checked in `Seen.may_be_signalled`.
-    if facts.st_uid != os.geteuid() and os.geteuid() != 0:
-        raise Refused(Exit.NOT_PERMITTED, f"the pidfile {path} belongs to uid {facts.st_uid}")
+    # Root may look at and stop everybody's service (whom it may signal is checked in `Seen.may_be_signalled`); but its
+    # own service must not be named by a file that somebody else can write.
+    if facts.st_uid != os.geteuid() and (create or os.geteuid() != 0):
+        raise Refused(Exit.NOT_PERMITTED, f"the pidfile {path} belongs to uid {facts.st_uid}; remove it")
 
 
 def write_record(fd: int, record: Record) -> None:

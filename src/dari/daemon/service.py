@@ -15,8 +15,11 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Generator
 from typing import Any, Final
 
+from dari.daemon.accounts import account
+from dari.daemon.activation import as_sockets
 from dari.daemon.answer import Answer, forget_answer
 from dari.daemon.config import Settings
 from dari.daemon.context import Context
@@ -24,16 +27,18 @@ from dari.daemon.ending import wind_up
 from dari.daemon.entry import MainCall, MainCancelled
 from dari.daemon.importing import Program, import_program, own_traceback
 from dari.daemon.launch import Handover, read_handover
-from dari.daemon.lifecycle import TRANSITIONS, Event, Exit, Failure, State
+from dari.daemon.lifecycle import TRANSITIONS, Event, Exit, Failure, Refused, State
 from dari.daemon.listeners import Listener, Listeners
 from dari.daemon.logs import Log
+from dari.daemon.notify import take as take_supervisor
 from dari.daemon.pidfile import Record, Reloads, clear, write_record
 from dari.daemon.pooling import ServicePool
+from dari.daemon.privileges import drop, give_log, require_access
 from dari.daemon.process import Identity
 from dari.daemon.reload import Reloader
 from dari.daemon.report import Reporter
 from dari.daemon.runner import Host, make_host
-from dari.daemon.setup import close_others, name_process, settle
+from dari.daemon.setup import close_others, go_home, name_process, settle
 from dari.daemon.signals import Inbox, StartInterrupted, reset_dispositions
 from dari.daemon.stacks import Dumper, suspended
 from dari.daemon.stopping import Keeper
@@ -51,6 +56,7 @@ class Service:
     def __init__(self, handover: Handover, *, on_terminal: bool) -> None:
         self.settings = handover.settings
         self.detached = handover.mode == "start"
+        self.sockets = handover.sockets
         self._lock_fd = handover.lock
         self._status_fd = handover.status
         self._identity = Identity.of(os.getpid())
@@ -60,6 +66,7 @@ class Service:
         self._host: Host | None = None
         self._dumper = Dumper(self.settings.name, tasks=self._known_tasks, tell=self._tell_dump)
         self.listeners = Listeners()
+        self.supervisor = take_supervisor(os.environ, pid=os.getpid())
         self.context = Context(self.settings.name, self.ready, self.listeners, ServicePool(self.settings.name))
         self._reloader = Reloader(self, self.settings, self.context, verdict="never" if on_terminal else "none")
 
@@ -70,11 +77,31 @@ class Service:
                 os.close(fd)
         self._lock_fd = self._status_fd = -1
 
+    def become_user(self) -> None:
+        """Leave root's rights behind, where `user` says so, and what was opened with them open."""
+        if who := account(self.settings.user, self.settings.group):
+            with self._opening_log() as (path, create_directory):
+                if path is not None:
+                    give_log(path, who, create_directory=create_directory)
+            drop(who)
+            require_access(self.settings, who)
+
     def open_log(self) -> None:
+        with self._opening_log() as (path, create_directory):
+            self._log = Log(path, self.settings, create_directory=create_directory, detached=self.detached)
+        atexit.register(self._log.end_output)
+        if self.settings.config is not None and not os.access(self.settings.config, os.R_OK):
+            _LOGGER.warning("every reload will be refused: this user cannot read %s", self.settings.config)
+
+    @contextlib.contextmanager
+    def _opening_log(self) -> Generator[tuple[str | None, bool]]:
         told = self.settings.told("logfile")
         path = self.settings.logfile if self.detached or told else None
-        self._log = Log(path, self.settings, create_directory=not told, detached=self.detached)
-        atexit.register(self._log.end_output)
+        try:
+            yield path, not told
+        except OSError as error:
+            code = Exit.NOT_PERMITTED if isinstance(error, PermissionError) else Exit.FAILED
+            raise Failure(code, f"cannot open the log {path}: {error.strerror}") from error
 
     def adopt(self, program: Program) -> None:
         self._reloader.adopt(program.parse, program.keywords)
@@ -83,6 +110,8 @@ class Service:
         self._host = host
         self.context._event = host.make_event()
         self.context._make_scheduler = host.scheduler
+        if self.supervisor is not None:
+            self.supervisor.watch(host.post)
         if self.settings.log_report_every and self._log is not None:
             Reporter(self.settings.log_report_every, post=host.post, dropped=self._log.dropped).start()
 
@@ -247,15 +276,17 @@ class Service:
 
 def listeners_of(service: Service) -> list[Listener]:
     """Return who else is told what this service does, in the order in which they are told."""
-    return []
+    # The supervisor is first to hear that it stops: it counts the seconds from then on.
+    return [] if service.supervisor is None else [service.supervisor]
 
 
 def main(argv: list[str]) -> int:
     """Be the service until it ends; return its exit code."""
     handover = read_handover(int(argv[-1].removeprefix("--handover=")))
+    sockets = {each.fd for each in handover.sockets}
     if handover.mode == "start":
-        close_others(keep={0, 1, 2, handover.lock, handover.status})
-    for fd in (handover.lock, handover.status):
+        close_others(keep={0, 1, 2, handover.lock, handover.status, *sockets})
+    for fd in (handover.lock, handover.status, *sockets):
         if fd != -1:
             os.set_inheritable(fd, False)
     name_process(handover.settings.name)
@@ -285,7 +316,10 @@ def _live(service: Service, inbox: Inbox, keeper: Keeper) -> int:
     """Set the process up, import the program, run main; return the exit code."""
     try:
         settle(service.settings, detached=service.detached)
+        service.become_user()
+        go_home(service.settings, detached=service.detached)
         service.open_log()
+        service.context.sockets = as_sockets(service.sockets)
         with inbox.interrupting():
             program = import_program(service.settings)
             service.adopt(program)
@@ -309,7 +343,7 @@ def _live(service: Service, inbox: Inbox, keeper: Keeper) -> int:
         )
     except (StartInterrupted, MainCancelled):
         return 0
-    except Failure as failure:
+    except (Failure, Refused) as failure:
         service.failed(str(failure), by="dari")
         return failure.code
     except ConfigError as error:

@@ -1,4 +1,7 @@
-"""What a service makes of its process before its program is imported: umask, limits, directory, descriptors, name."""
+"""What a service makes of its process before its program is imported: umask, limits, directory, descriptors, name.
+
+In two halves: what only its starter may do (raise a limit), and what its user must be able to do.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from dari.daemon.lifecycle import Exit, Failure
 
 
 def settle(settings: Settings, *, detached: bool) -> None:
+    """Before the service becomes its user."""
     os.umask(settings.umask)
     _limit("nofile", resource.RLIMIT_NOFILE, settings.limits_nofile)
     _limit("core", resource.RLIMIT_CORE, settings.limits_core)
@@ -18,6 +22,10 @@ def settle(settings: Settings, *, detached: bool) -> None:
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.close(null)
+
+
+def go_home(settings: Settings, *, detached: bool) -> None:
+    """Change to the service's directory, as its user."""
     if detached or settings.told("chdir"):
         try:
             os.chdir(settings.chdir)

@@ -11,11 +11,13 @@ import os
 import sys
 from typing import Any, Final, NoReturn
 
+from dari.daemon.accounts import account
 from dari.daemon.importing import import_program
 from dari.daemon.launch import read_handover
 from dari.daemon.lifecycle import Exit, Failure
+from dari.daemon.privileges import drop, require_access
 from dari.daemon.reload import make_config
-from dari.daemon.setup import settle
+from dari.daemon.setup import go_home, settle
 from dari.exceptions import ConfigError
 
 _LONGEST: Final = 60_000  # of a traceback; a recursion error's would not fit into any terminal
@@ -30,6 +32,10 @@ def main(argv: list[str]) -> NoReturn:
     keywords: dict[str, Any] = {}
     try:
         settle(settings, detached=True)
+        if who := account(settings.user, settings.group):
+            drop(who)
+            require_access(settings, who)
+        go_home(settings, detached=True)
         program = import_program(settings)
         keywords = {key: value for key, value in program.keywords.items() if not settings.told(key)}
         make_config(settings.config, program.parse)
