@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import stat
+from typing import Final
 
 from dari.daemon.config import Settings
 from dari.daemon.logformat import as_bytes, make_formatter
