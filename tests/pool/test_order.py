@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 
 import pytest
@@ -106,3 +107,58 @@ def test_a_line_keeps_no_more_marks_than_it_has_items():
 
     assert (*ends, None) == (line.next(), line.next(), line.next())
     assert not line
+
+
+class Standing(set):
+    """Those who stand, and how often somebody looked whether one does."""
+
+    looks = 0
+
+    def __call__(self, item):
+        self.looks += 1
+        return item in self
+
+
+def test_who_leaves_a_long_line_never_waits_for_all_of_it_to_be_looked_at():
+    """A sweep looks at a stretch; what it takes out is paid for by some, and the order stays."""
+    standing, leaving = Standing(range(20_000)), list(range(1, 20_000, 2)) + list(range(2, 19_000, 2))
+    line = Line(64, standing)
+    for number in range(20_000):
+        line.push(0, number)
+    random.Random(1).shuffle(leaving)
+    most = 0
+    for number in leaving:
+        standing.remove(number)
+        standing.looks = 0
+        line.left(0)
+        most = max(most, standing.looks)
+
+    assert most < 600  # a stretch, and those marks at the head that it left
+    assert len(line) < 1.2 * len(standing) + 100
+    assert [line.next() for _ in range(len(standing))] == [0, *range(19_000, 20_000, 2)]
+    assert line.next() is None
+
+
+def test_a_sweep_that_is_broken_off_loses_nobody():
+    """Ctrl-C comes in its midst: all who stand are in the line."""
+    standing = set(range(1000))
+    line = Line(64, standing.__contains__)
+    for number in range(1000):
+        line.push(0, number)
+    for looks in range(300):
+        left = [number for number in range(1000) if number in standing][1:3]
+        line._stands = standing.__contains__
+        line._left[0] = 1000  # so that it sweeps
+
+        def stands(item):
+            nonlocal looks
+            looks -= 1
+            if looks < 0:
+                raise KeyboardInterrupt
+            return item in standing
+
+        standing.difference_update(left)
+        line._stands = stands
+        with pytest.raises(KeyboardInterrupt):
+            line.left(0)
+        assert standing <= {*line.waiting()}
