@@ -6,6 +6,7 @@ import gc
 import signal
 import sys
 import threading
+from contextlib import suppress
 from itertools import count
 
 import pytest
@@ -264,3 +265,92 @@ def test_recursion_without_end_breaks_nothing(make_pool, inside):
 
     assert pool.submit(pow, 2, 3).result(timeout=10) == 8
     assert (pool.stats().queued, pool.stats().running, pool._desk.unfinished) == (0, 0, 0)
+
+
+def deep_down(depth, act):
+    if depth:
+        deep_down(depth - 1, act)
+    else:
+        act()
+
+
+def at_the_end_of_the_stack(act):
+    """Call `act()` where no frame is left for it, where one is, two, and so on; it may raise RecursionError."""
+    deepest = sys.getrecursionlimit()
+    while True:
+        try:
+            deep_down(deepest, int)
+        except RecursionError:
+            deepest -= 1
+        else:
+            break
+    for left in range(30):
+        with suppress(RecursionError):
+            deep_down(deepest - left, act)
+
+
+@pytest.fixture
+def stack_ends(monkeypatch):
+    """The stack ends in `step` of the pool, after `so_far()`, and leaves none to mend it on."""
+
+    def at(pool, step, so_far):
+        def end(*_):
+            so_far()
+            raise RecursionError
+
+        def no_stack_is_left():
+            raise RecursionError
+
+        monkeypatch.setattr(pool._desk, step, end)
+        monkeypatch.setattr(pool._desk, "mend", no_stack_is_left)
+        return monkeypatch.undo
+
+    return at
+
+
+def test_what_the_end_of_the_stack_broke_off_is_right_before_a_worker_relies_on_it(one, gate, stack_ends):
+    """It takes no job that was cancelled, and stood in line still."""
+    gate.hold(one)
+    ran = []
+    cancelled, queued = one.submit(ran.append, "cancelled"), one.submit(ran.append, "queued")
+    undo = stack_ends(one, "_one_less", int)
+    with pytest.raises(RecursionError):
+        cancelled.cancel()
+    undo()
+    gate.open()
+    queued.result(timeout=10)
+
+    assert (cancelled.cancelled(), ran) == (True, ["queued"])
+    assert (one.stats().queued, one.stats().running, one._desk.unfinished) == (0, 0, 0)
+
+
+def test_what_the_end_of_the_stack_broke_off_is_right_before_somebody_joins(one, stack_ends):
+    """Counted, but not in line: nobody would ever end it."""
+
+    def count_it():
+        one._desk.unfinished += 1
+
+    undo = stack_ends(one, "_enqueue", count_it)
+    with pytest.raises(RecursionError):
+        one.submit(int)
+    undo()
+
+    assert one.join(10)
+
+
+def test_callbacks_for_which_there_is_no_stack_are_made_later(make_pool, gate):
+    """Each exactly once: whoever comes next makes them, a join or a shutdown at last."""
+    pool, called = make_pool(1, max_queue=None), []
+    gate.hold(pool)
+    jobs = [pool.submit(int) for _ in range(40)]
+    for job in jobs:
+        job.add_done_callback(called.append)
+    queued = iter(jobs)
+    at_the_end_of_the_stack(lambda: next(queued).cancel())
+    cancelled = [job for job in jobs if job.cancelled()]
+    assert pool.join(0) is False
+    gate.open()
+    pool.shutdown()
+
+    assert len(cancelled) > 10
+    assert sorted(job.id for job in called) == [job.id for job in jobs]

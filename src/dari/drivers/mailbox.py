@@ -57,6 +57,7 @@ class Mailbox:
             try:
                 self._wake()
             except BaseException:  # Ctrl-C on its way: others may have seen the flag, and rely on this wake
+                self._armed = False
                 self._wake()
                 raise
 

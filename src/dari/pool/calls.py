@@ -1,4 +1,8 @@
-"""Calls that a section under the pool's lock leaves to be made when the lock is free: wakes, waiters, destructors."""
+"""Calls that a section under the pool's lock leaves to be made when the lock is free: wakes, waiters, destructors.
+
+None of them may be lost, whatever breaks in: Ctrl-C, which may come after any call, or the end of the stack, where none
+can be made. Hence `make` takes a call out and puts it back without calling anything.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +20,38 @@ if TYPE_CHECKING:
 __all__ = ["make", "open_gate", "spawn"]
 
 
+_OURS = frozenset(["dari.pool.calls", "dari.pool.hooks"])
+
+
 def make(calls: deque[Callable[[], object]]) -> None:
     """Make the calls that a section left, outside of it, and take them away.
 
-    One that fails does not keep the others from being made.
+    One that fails does not keep the others from being made. One that the end of the stack kept from being begun stays.
     """
     while calls:
-        call = calls.popleft()
+        call = calls[0]
+        del calls[0]
         try:
             call()
+        except RecursionError as error:
+            traceback = error.__traceback__
+            while traceback is not None and traceback.tb_frame.f_globals["__name__"] in _OURS:
+                traceback = traceback.tb_next
+            if traceback is None:  # nobody else's code was reached
+                calls += (call,)
+                raise
+            _report_failure(call, error)
         except BaseException as error:
             make(calls)
             if not isinstance(error, Exception):
                 raise  # Ctrl-C, in the middle of it
-            from dari.drivers.reporting import report  # loads logging
+            _report_failure(call, error)
 
-            report(f"{call!r} failed", error)
+
+def _report_failure(call: Callable[[], object], error: BaseException) -> None:
+    from dari.drivers.reporting import report  # loads logging
+
+    report(f"{call!r} failed", error)
 
 
 def open_gate(gate: LockType) -> None:

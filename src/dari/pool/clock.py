@@ -41,6 +41,11 @@ class House(Protocol):
     open: bool
 
     inside: bool
+    in_doubt: bool
+
+    def put_right(self) -> None:
+        """Mend what a section that was broken off has left."""
+        ...
 
     def leave(self) -> deque[Callable[[], object]] | None:
         """The last thing in a section: what is to be made after it."""
@@ -153,6 +158,8 @@ class Clock:
             while True:
                 with house.lock:
                     house.inside = True
+                    if house.in_doubt:
+                        house.put_right()
                     next_time = self._expire()
                     if next_time is None:
                         self._retire(gate)

@@ -40,6 +40,8 @@ def refuse_to_wait(desk: Desk, what: str) -> None:
 
 def wait_until_idle(desk: Desk, timeout: float | None) -> bool:
     """Block this thread until nothing is queued or running, at most `timeout` seconds. Was it ever so?"""
+    if desk.later:
+        desk.perform(bool)  # a section that does nothing: what was put off is done after it
     if desk.unfinished and (timeout is None or timeout > 0):
         lock = allocate_lock()
         lock.acquire()

@@ -108,11 +108,7 @@ class Desk(Salvage):
 
     def when_idle(self, call: Callable[[], object]) -> None:
         """Make `call()`, which must not block, when nothing is queued or running; at once, if so it is."""
-        with self.lock:
-            if self.unfinished:
-                self._when_idle.append(call)
-                return
-        call()
+        self.perform(self._tell_when_idle, call)
 
     def forget_idle(self, call: Callable[[], object]) -> None:
         with self.lock:
@@ -125,6 +121,8 @@ class Desk(Salvage):
         return self.tallies.setdefault(priority, Tally(priority)) if tally is None else tally
 
     def stats(self) -> PoolStats:
+        if self.in_doubt:
+            self.perform(bool)  # a section that does nothing, and so is right
         with self.lock:
             now = monotonic()
             _, idle = self.crew.count()
@@ -137,6 +135,9 @@ class Desk(Salvage):
         return frozen(workers, idle, abandoned, readings)
 
     # ---- steps: each is a section ---------------------------------------------------------------------------------
+
+    def _tell_when_idle(self, call: Callable[[], object]) -> None:
+        (self._when_idle if self.unfinished else self.calls).append(call)
 
     def _offer(self, job: Job[Any]) -> bool:
         seat = here.seat

@@ -26,6 +26,8 @@ def call_hook(what: str, hook: Callable[..., object], job: Any, *more: object) -
     try:
         hook(job, *more)
     except BaseException as error:  # it must not harm the worker, nor the job: SystemExit neither
+        if isinstance(error, RecursionError) and (error.__traceback__ is None or error.__traceback__.tb_next is None):
+            raise  # the stack has ended, and it was not begun: see `make`
         if not isinstance(error, Exception) and current_thread() is main_thread():
             raise  # Ctrl-C, in the middle of it
         from dari.drivers.reporting import report  # loads logging

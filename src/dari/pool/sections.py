@@ -13,10 +13,10 @@ that a section is under way, and what comes meanwhile on the same thread is put 
 between the lock and the block that gives it back.
 
 **What comes may raise**: Ctrl-C does, in the middle of whatever the main thread does, and so does the end of the stack.
-Then the ledger counts anew what is there (`mend`), as soon as there is a stack to do it on. CPython lets signals in
-after a call and at the start of a function, so between two lines without a call nothing can be lost: hence the shape of
-`perform`. Who shall wake up is woken inside of the section, for that is no foreign code either, and cannot be lost
-behind it.
+Then the ledger counts anew what is there (`mend`), as soon as there is a stack to do it on: before the next section
+relies on it. CPython lets signals in after a call and at the start of a function, so between two lines without a call
+nothing can be lost: hence the shape of `perform`. Who shall wake up is woken inside of the section, for that is no
+foreign code either, and cannot be lost behind it. Calls for which no stack is left are made after the next section.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Sections:
         self.inside = False
         self.in_doubt = False  # a section was broken off, and not mended yet
         self.calls: deque[Callable[[], object]] = deque()  # to be made after the section
-        self.later: deque[Callable[[], object]] = deque()  # sections that were put off
+        # Sections that were put off, and calls for which no stack was left.
+        self.later: deque[Callable[[], object] | deque[Callable[[], object]]] = deque()
 
     def perform(self, step: Callable[[*Ts], T], /, *args: *Ts) -> T | None:
         """Make `step(...)` a section, then the calls that it left. Gives what it gave; None, if it is put off."""
@@ -59,6 +60,8 @@ class Sections:
                     return None
                 self.inside = True
                 try:
+                    if self.in_doubt:
+                        self.put_right()
                     return step(*args)
                 except DariError:
                     raise  # a refusal, before anything was changed
@@ -80,6 +83,9 @@ class Sections:
             if calls:
                 try:
                     make(calls)
+                except RecursionError:
+                    self.later += (calls,)  # without a call, for which there is no stack either
+                    raise
                 except BaseException:
                     make(calls)  # the rest
                     raise
@@ -89,10 +95,13 @@ class Sections:
         calls: deque[Callable[[], object]] | None = None
         while True:
             if self.in_doubt:
-                self.mend()
-                self.in_doubt = False
+                self.put_right()
             while self.later:
-                self.later.popleft()()
+                late = self.later.popleft()
+                if isinstance(late, deque):
+                    self.calls += late
+                else:
+                    late()
             if self.calls:
                 none_yet: deque[Callable[[], object]] = deque()
                 calls, self.calls = self.calls, none_yet
@@ -103,8 +112,13 @@ class Sections:
             if calls:
                 self.calls, calls = calls, None
 
+    def put_right(self) -> None:
+        """In a section: `mend` what another one, that was broken off, has left."""
+        self.mend()
+        self.in_doubt = False
+
     def mend(self) -> None:
-        """In a section that was broken off by an error from outside."""
+        """A section was broken off by an error from outside."""
         raise NotImplementedError
 
 

@@ -276,6 +276,8 @@ class Worker(Seat):
             take_turn(lock)
             try:  # one section: end the last, take the next
                 desk.inside = True
+                if desk.in_doubt:
+                    desk.put_right()
                 if done is not None:
                     may_take = desk.end(done, state)
                     if state is COMPLETED:
