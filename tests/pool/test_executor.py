@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures as cf
 import contextvars
+import logging
 import os
 import threading
+import time
 import warnings
 
 import pytest
@@ -102,23 +104,6 @@ def test_nested_waits_do_not_deadlock(one):
         return n if n < 2 else sum(executor.map(fib, [n - 1, n - 2]))
 
     assert executor.submit(fib, 8).result(timeout=10) == 21
-
-
-def test_a_timeout_counts_once_inside_of_a_job(make_pool, gate, monkeypatch):
-    """The job is waited for first, then its future: for what is left."""
-    pool, left, result = make_pool(2), [], cf.Future.result
-    (running,) = gate.hold(pool)
-    monkeypatch.setattr(cf.Future, "result", lambda future, timeout: (left.append(timeout), result(future, timeout))[1])
-
-    def outer():
-        future = pool.as_executor().submit(running.result)
-        until(future.running)
-        with pytest.raises(TimeoutError):
-            future.result(timeout=0.02)
-
-    pool.resize(3)
-    pool.submit(outer).result(timeout=10)
-    assert left == [0.0]
 
 
 def test_a_view_hands_on_its_options(one, gate):
@@ -308,4 +293,108 @@ def test_callbacks_added_while_jobs_end_are_all_called(make_pool):
     executor.shutdown()
 
     assert len(called) == 500
-    assert executor._at_large == set()
+    until(lambda: executor._at_large == set())
+
+
+def test_a_shutdown_waits_for_callbacks(one):
+    """As the one of concurrent.futures does, which waits for its threads. Who waits for the result does not."""
+    executor, log = one.as_executor(), []
+    added, entered, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def call_back(_):
+        entered.set()
+        assert go_on.wait(10)
+        time.sleep(0.05)  # a shutdown that waits for the job alone comes meanwhile
+        log.append("called back")
+
+    future = executor.submit(added.wait, 10)
+    future.add_done_callback(call_back)
+    added.set()
+    assert entered.wait(10)
+    log.append(future.result(timeout=10))
+    go_on.set()
+    executor.shutdown()
+    log.append("shut down")
+
+    assert log == [True, "called back", "shut down"]
+
+
+def test_a_callback_may_shut_down(one):
+    """It does not wait for its own end."""
+    executor, ended = one.as_executor(), threading.Event()
+    added = threading.Event()
+
+    def call_back(_):
+        executor.shutdown()
+        ended.set()
+
+    executor.submit(added.wait, 10).add_done_callback(call_back)
+    added.set()
+
+    assert ended.wait(10)
+
+
+def test_a_shutdown_in_the_child_of_a_fork_does_not_wait_for_the_parent_s(one):
+    """A job has ended there, and its callback is under way: in the child it will never return, nor is it called."""
+    executor = one.as_executor()
+    added, entered, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def call_back(_):
+        entered.set()
+        assert go_on.wait(10)
+
+    future = executor.submit(added.wait, 10)
+    future.add_done_callback(call_back)
+    added.set()
+    assert entered.wait(10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if not child:
+        try:
+            threading.Timer(10, os._exit, [2]).start()
+            executor.shutdown()
+            os._exit(0 if future.result(timeout=10) is True else 1)
+        finally:
+            os._exit(1)
+    go_on.set()
+
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_what_a_callback_raises_is_logged_and_the_next_is_called(one, caplog):
+    """And harms nobody."""
+    executor, called, added = one.as_executor(), [], threading.Event()
+
+    def fails(_):
+        raise SystemExit("own")
+
+    future = executor.submit(added.wait, 10)
+    future.add_done_callback(fails)
+    future.add_done_callback(called.append)
+    with caplog.at_level(logging.ERROR, "dari"):
+        added.set()
+        executor.shutdown()
+
+    assert called == [future]
+    assert ["fails" in record.getMessage() for record in caplog.records] == [True]
+    until(lambda: executor._at_large == set())
+
+
+def test_a_future_shows_what_it_is(one, gate):
+    """As any future does, and each state as concurrent.futures names it."""
+    gate.hold(one)
+    executor = one.as_executor()
+    future, failed, cancelled = executor.submit(int), executor.submit(divmod, 1, 0), executor.submit(int)
+    shown = [repr(future)]
+    cancelled.cancel()
+    gate.open()
+    executor.shutdown()
+    shown += map(repr, (future, failed, cancelled))
+
+    assert [show.split(" ", 3)[-1] for show in shown] == [
+        "state=pending>",
+        "state=finished returned int>",
+        "state=finished raised ZeroDivisionError>",
+        "state=cancelled>",
+    ]

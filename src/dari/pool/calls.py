@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["make", "open_gate", "spawn"]
 
 
-_OURS = frozenset(["dari.pool.calls", "dari.pool.hooks"])
+_OURS = frozenset(["dari.pool.calls", "dari.pool.executor", "dari.pool.hooks"])  # until they reach other code
 
 
 def make(calls: deque[Callable[[], object]]) -> None:

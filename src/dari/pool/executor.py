@@ -1,8 +1,8 @@
 """A pool with the face of `concurrent.futures`: for code that wants an `Executor`, and for asyncio's default one.
 
-**One truth.** The job is what happens; the future only tells of it, when the job has ended and its state is settled.
-Its own callbacks may do anything: the worker takes no other job before they are made (`Listener`).
-A future is therefore cancelled by cancelling its job, which frees the payload at once, and a job that runs gets a
+**One truth.** The job is what happens; the future only tells of it, and has no state of its own.
+Its callbacks may do anything: the worker takes no other job before they are made (`Listener`).
+A future is cancelled by cancelling its job, which frees the payload at once, and a job that runs gets a
 request: `asyncio.to_thread` whose task is cancelled can be asked for that by `current_job().check_cancelled()`.
 
 **By class only.** asyncio takes a `ThreadPoolExecutor` and nothing else for its default executor, so this is one, but
@@ -11,15 +11,19 @@ the base class is never initialised: of its fields nothing exists, of its method
 
 from __future__ import annotations
 
+import os
+from _thread import get_ident
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
+from threading import Condition
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, final
+from weakref import WeakSet
 
 from dari._kernel.outcome import Error
 from dari.drivers.blocking import way_out
-from dari.exceptions import PoolClosed, WorkerLost
-from dari.pool.job import COMPLETED, Listener, here
+from dari.exceptions import PoolClosed
+from dari.pool.hooks import call_hook
+from dari.pool.job import CANCELLED, COMPLETED, ENDED, RUNNING, Listener, here
 from dari.pool.places import Place
 
 if TYPE_CHECKING:
@@ -52,7 +56,8 @@ class Face(ThreadPoolExecutor):
     def __init__(self, view: View) -> None:  # deliberately without super().__init__()
         self._view: Final = view
         self._open = True
-        self._at_large: Final[set[_JobFuture[Any]]] = set()  # handed in here, not ended yet
+        self._at_large: Final[set[_JobFuture[Any]]] = set()  # handed in here, and not told yet
+        _faces.add(self)
 
     def __repr__(self) -> str:
         state = "open" if self._open else "shut down"
@@ -93,93 +98,213 @@ class Face(ThreadPoolExecutor):
         return RuntimeError(f"{self!r} takes no more jobs")
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more jobs through this face; the pool goes on. `wait` until those handed in here have ended."""
+        """Take no more jobs through this face; the pool goes on.
+
+        `wait` until those handed in here have ended, and their callbacks were called; not in such a callback, which
+        would wait for its own end.
+        """
         self._open = False
         futures = list(self._at_large)
         if cancel_futures:
             for future in futures:
                 if not future.running():
                     future.cancel()
-        if wait:
+        if not wait:
+            return
+        for future in futures:
+            future.wait(None)
+        if self._view._desk.later:
+            self._view._desk.perform(bool)  # a section that does nothing: what was put off is done after it
+        if not any(future.teller == get_ident() for future in futures):
             for future in futures:
-                try:
-                    future.exception()
-                except CancelledError:
-                    pass
+                future.wait_until_told()
+
+
+_faces: Final[WeakSet[Face]] = WeakSet()
+
+
+def _forget_the_parent_s() -> None:
+    """In the child of a fork: nobody calls the callbacks of its jobs here."""
+    for face in _faces:
+        face._at_large.clear()
+
+
+os.register_at_fork(after_in_child=_forget_the_parent_s)
 
 
 @final
 class _JobFuture(Future[T], Listener):
-    """Tells of a job: called when that has ended."""
+    """A job, as `concurrent.futures` sees it; called when that has ended.
 
-    def __init__(self, job: Job[T], at_large: set[_JobFuture[Any]]) -> None:
-        super().__init__()
+    `Future.__init__` is not called: it makes a Condition, which costs as much as the whole job, and a state of its own.
+    Here the state is the job's, read anew each time, and the Condition is made when somebody has to wait, or when the
+    functions of `concurrent.futures` look for it (`wait`, `as_completed`: `_condition`, `_state`, `_waiters`). Nobody
+    is forgotten for that: who waits makes the Condition, and looks at the state then; who ends the job has settled the
+    state, and looks for a Condition then.
+    """
+
+    teller = 0
+    """The thread that calls the callbacks, from then on."""
+    told = False
+    """Have those been called that were added before the job's end?"""
+    _notified = False
+
+    def __init__(self, job: Job[T], at_large: set[_JobFuture[Any]]) -> None:  # deliberately without super().__init__()
         self._job: Final = job
         self._at_large: Final = at_large
-        self.told = False
+        self._done_callbacks: list[Callable[[Future[T]], object]] = []
 
-    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
-        """As of any future: called on the thread that ends the job; at once, if it has ended."""
-        # What asyncio leaves here only wakes a loop. Known by its module for speed: a job in `to_thread` then costs one
-        # section of the pool's lock and not two. A callback that is not known is only slower.
-        if not self.loud and not self.told and getattr(fn, "__module__", None) != "asyncio.futures":
-            job = self._job
-            with job._keeper.lock:
-                self.loud = not job.done()
-            if not self.loud and _lost(job) is None:  # who ended it may have taken another job: be told first
-                wait_for((self,))
-        super().add_done_callback(fn)
+    # ---- what concurrent.futures looks for -----------------------------------------------------------------------
+
+    @property
+    def _state(self) -> str:  # type: ignore[override] # there it is a field, and so are the next
+        job = self._job
+        if job._waiters is ENDED:
+            return "CANCELLED_AND_NOTIFIED" if job._state is CANCELLED else "FINISHED"
+        return "RUNNING" if job._state is RUNNING else "PENDING"
+
+    @property
+    def _condition(self) -> Condition:  # type: ignore[override]
+        made: Condition = self.__dict__.setdefault("_made_condition", Condition())
+        return made
+
+    @property
+    def _waiters(self) -> list[Any]:  # type: ignore[override]
+        made: list[Any] = self.__dict__.setdefault("_made_waiters", [])
+        return made
+
+    @property
+    def _result(self) -> T | None:  # type: ignore[override]
+        return self._job._result if self._job._state is COMPLETED else None
+
+    @property
+    def _exception(self) -> BaseException | None:  # type: ignore[override]
+        outcome = self._job.outcome() if self.done() else None
+        return outcome.error if isinstance(outcome, Error) else None
+
+    # ---- what users ask ------------------------------------------------------------------------------------------
+
+    def done(self) -> bool:
+        return self._job._waiters is ENDED
+
+    def cancelled(self) -> bool:
+        return self.done() and self._job._state is CANCELLED
+
+    def running(self) -> bool:
+        return not self.done() and self._job._state is RUNNING
 
     def cancel(self) -> bool:
         """Cancel the job, if nobody has begun with it. False: it runs, and was asked to end; or it has ended."""
-        if not self._job.cancel():
-            return False
-        super().cancel()  # for who asks next: the one that really cancelled it may not have told yet
-        return True
-
-    def running(self) -> bool:
-        return self._job.running() and not self.done()
+        return self._job.cancel()
 
     def result(self, timeout: float | None = None) -> T:
         """As of any future; but in a job of the same pool one that is still queued is run here and now."""
         try:
-            lost, timeout = self._hasten(timeout)
-            return super().result(timeout) if lost is None else lost.unwrap()
+            job = self._job
+            if job._waiters is not ENDED:
+                self.wait(timeout)
+            outcome = job.outcome()
+            if outcome is None:
+                raise CancelledError
+            return outcome.unwrap()
         finally:
             del self  # the frame is in the error's traceback: without this, error → frame → self → error is a cycle
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """As of any future; but in a job of the same pool one that is still queued is run here and now."""
-        lost, timeout = self._hasten(timeout)
-        return super().exception(timeout) if lost is None else lost.error
+        self.wait(timeout)
+        if self.cancelled():
+            raise CancelledError
+        return self._exception
 
-    def _hasten(self, timeout: float | None) -> tuple[Error | None, float | None]:
-        """Run it here, if that can be.
-
-        Gives the error of a job that was lost, of which nobody is told after a fork; and how much of `timeout` is left.
-        """
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """As of any future: called on the thread that ends the job; at once, if it has ended."""
         job = self._job
-        if self.told:
-            return None, timeout
+        # What asyncio leaves here only wakes a loop: a worker that has taken another job meanwhile may call it, too.
+        # Known by its module for speed, for other callbacks cost a section of the pool's lock.
+        if getattr(fn, "__module__", None) == "asyncio.futures":
+            self._done_callbacks.append(fn)
+            if job._waiters is not ENDED:
+                return
+            try:
+                self._done_callbacks.remove(fn)
+            except ValueError:
+                return  # who ended the job calls it
+        else:
+            with job._keeper.lock:
+                if job._waiters is not ENDED:
+                    self.loud = True
+                    self._done_callbacks.append(fn)
+                    return
+        call_hook("done callback", fn, self)
+
+    # ---- inside --------------------------------------------------------------------------------------------------
+
+    def wait(self, timeout: float | None) -> None:
+        """Block until the job has ended, or run it; TimeoutError after `timeout` seconds."""
+        job = self._job
+        if job._waiters is ENDED:
+            return
         if here.seat is not None and here.seat.keeper is job._keeper and (timeout is None or timeout > 0):
-            deadline = None if timeout is None else monotonic() + timeout
-            job._wait_and_help(deadline)
-            timeout = None if deadline is None else max(0.0, deadline - monotonic())
-        return _lost(job), timeout
+            job._wait_and_help(None if timeout is None else monotonic() + timeout)
+        else:
+            with self._condition:
+                self._condition.wait_for(self.done, timeout)
+        if job._waiters is not ENDED:
+            raise TimeoutError
+
+    def wait_until_told(self) -> None:
+        """Block until the callbacks of the job, which has ended, were called."""
+        if not self.told:
+            with self._condition:
+                self._condition.wait_for(lambda: self.told)
 
     def __call__(self) -> None:
-        job = self._job
-        if job._state is COMPLETED:
-            self.set_result(job._result)
-        elif isinstance(outcome := job.outcome(), Error):
-            self.set_exception(outcome.error)
-        else:
-            super().cancel()
-            self.set_running_or_notify_cancel()
+        """The job has ended. (Called again, if the end of the stack kept a callback from being begun.)"""
+        if not self._notified:
+            self._notified = True
+            self._notify()
+        self.teller = get_ident()
+        try:
+            self._call_back()
+        except RecursionError:
+            raise
+        except BaseException:  # Ctrl-C
+            self._be_told()
+            raise
+        self._be_told()
+
+    def _notify(self) -> None:
+        condition = self.__dict__.get("_made_condition")
+        if condition is None:
+            return
+        with condition:
+            for waiter in self._waiters:
+                if self.cancelled():
+                    waiter.add_cancelled(self)
+                elif self._exception is not None:
+                    waiter.add_exception(self)
+                else:
+                    waiter.add_result(self)
+            condition.notify_all()
+
+    def _call_back(self) -> None:
+        callbacks = self._done_callbacks
+        while callbacks:
+            try:
+                callback = callbacks.pop(0)
+            except IndexError:
+                return  # who added it calls it
+            try:
+                call_hook("done callback", callback, self)
+            except RecursionError:
+                callbacks[:0] = (callback,)  # it was not begun: see `make`
+                raise
+
+    def _be_told(self) -> None:
         self.told = True
         self._at_large.discard(self)
-
-
-def _lost(job: Job[Any]) -> Error | None:
-    outcome = job.outcome() if job.done() else None
-    return outcome if isinstance(outcome, Error) and isinstance(outcome.error, WorkerLost) else None
+        condition = self.__dict__.get("_made_condition")
+        if condition is not None:
+            with condition:
+                condition.notify_all()
