@@ -65,6 +65,17 @@ TRIO = """
         ctx.ready()
         await ctx.stopping.wait()
 """
+TRIO_ITSELF = """
+    import trio, trio.testing
+    async def innermost():
+        await trio.sleep(3600)  # HERE
+    async def main(ctx):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(innermost, name="job-0")
+            await trio.testing.wait_all_tasks_blocked()
+            ctx.ready()
+            await ctx.stopping.wait()  # MAIN
+"""
 
 
 def program_line(bench, marker):
@@ -81,12 +92,14 @@ def program_line(bench, marker):
         (GENERATORS, "asyncio"),
         (COROUTINE_IN_A_SCHEDULER, "standalone"),
         (TRIO, "asyncio"),
+        (TRIO_ITSELF, "trio"),
+        (GENERATORS, "trio"),
     ],
 )
 def test_it_says_where_a_task_waits(bench, program, backend):
     """asyncio, uvloop, trio in a thread, generator services alike: the line of the innermost await or yield."""
-    if backend == "uvloop":
-        pytest.importorskip("uvloop")
+    if backend in ("uvloop", "trio"):
+        pytest.importorskip(backend)
     bench.program(program)
     pid = bench.start("--backend", backend)
 

@@ -154,6 +154,62 @@ def test_a_hook_that_never_ends(bench):
     assert bench.status() == (3, "stopped")
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio", "standalone"])
+def test_a_stop_does_not_cancel_hooks(bench, backend):
+    """A TERM that comes after main has ended would cancel main, and finds only hooks: they go on."""
+    if backend == "trio":
+        pytest.importorskip("trio")
+    bench.program(
+        """
+        import signal, threading
+        import __main__ as service
+        import dari
+        asked = threading.Event()
+        def cancel(self, really=service.Service.cancel):
+            really(self)
+            asked.set()
+        service.Service.cancel = cancel
+        async def main(ctx):
+            ctx.ready()
+            @ctx.on_stop
+            async def hook():
+                os.kill(os.getpid(), signal.SIGTERM)
+                while not asked.is_set():
+                    await dari.sleep(0.01)
+                for _ in range(3):
+                    await dari.sleep(0)
+                print("not cancelled", flush=True)
+        """
+    )
+    done = bench.dari("run", "app.py:main", "--backend", backend)
+
+    assert (done.returncode, done.stdout) == (0, "not cancelled\n")
+
+
+def test_the_last_lines_have_time(bench):
+    """A disk that takes a second for the last line gets it, where the service has so much time."""
+    bench.program(
+        """
+        import logging, time
+        from dari.daemon import logwriter
+        class Disk:
+            def write(self, fd, chunk):
+                if b"the last line" in chunk:
+                    time.sleep(1)
+                return os.write(fd, chunk)
+            def __getattr__(self, name):
+                return getattr(os, name)
+        async def main(ctx):
+            logwriter.os = Disk()
+            ctx.ready()
+            logging.warning("the last line")
+        """
+    )
+
+    assert bench.dari("run", "app.py:main").returncode == 0
+    assert "the last line" in bench.log()
+
+
 class Plain:
     """As much of a host as hooks need."""
 

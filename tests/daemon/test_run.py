@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -104,3 +107,71 @@ def test_hup_of_a_closed_terminal_ends_it(bench, until):
 
     assert run.wait(timeout=30) == 0
     os.close(master)
+
+
+AS_PROCESS_1 = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
+
+@pytest.fixture
+def as_process_1(bench):
+    """Give what starts the service as process 1 of a namespace of its own, as in a container, and its pid out here."""
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*AS_PROCESS_1, "true"], check=False, capture_output=True).returncode
+    ):
+        pytest.skip("no namespace for process 1 can be made here")
+
+    def run(*arguments):
+        command = [*AS_PROCESS_1, *bench.command("run", "app.py:main", *arguments)]
+        child = subprocess.Popen(command, cwd=bench.directory, env=bench.env, text=True, stdout=subprocess.PIPE)
+        bench.children.append(child)
+        return child
+
+    return run
+
+
+def inside(child, until) -> int:
+    """The pid, out here, of the process that `unshare` waits for."""
+    return int(until(Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text))
+
+
+def test_process_1_stops_gracefully(bench, until, as_process_1):
+    """As process 1, where TERM does nothing by itself, the first TERM is a graceful stop."""
+    bench.program(
+        """
+        async def main(ctx):
+            ctx.ready()
+            await ctx.stopping.wait()
+            print("asked as", os.getpid(), flush=True)
+        """
+    )
+    child = as_process_1()
+    pid = inside(child, until)
+    until(lambda: bench.pidfile.exists() and "state=running" in bench.pidfile.read_text())
+    os.kill(pid, signal.SIGTERM)
+
+    assert (child.communicate(timeout=30)[0], child.returncode) == ("asked as 1\n", 0)
+    assert bench.pidfile.read_text() == ""
+
+
+def test_process_1_can_be_forced(bench, until, as_process_1):
+    """No signal kills process 1 from inside, not even its own: it leaves with 128 + 15 after the second TERM."""
+    bench.program(
+        """
+        import time
+        async def main(ctx):
+            ctx.ready()
+            ctx.stopping
+            time.sleep(3600)
+        """
+    )
+    child = as_process_1("--stop-grace", "300")
+    pid = inside(child, until)
+    until(lambda: bench.pidfile.exists() and "state=running" in bench.pidfile.read_text())
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: "state=stopping" in bench.pidfile.read_text())
+    os.kill(pid, signal.SIGTERM)
+
+    assert child.wait(timeout=30) == 143
+    assert "leaving hard: SIGTERM came again" in bench.log()
+    assert bench.pidfile.read_text() == ""

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -352,35 +351,6 @@ def test_the_lock_is_held_over_exec_and_not_by_children(bench, gone, until):
 
     assert bench.status() == (1, "dead")
     assert bench.dari("start", "app.py:main").returncode == 0
-
-
-def test_embedded_command_of_a_program_with_threads(bench):
-    """`daemon.cli()` starts a clean service from a program that has threads and a running thread pool."""
-    bench.program(
-        """
-        import threading, dari, os
-        threads = threading.active_count()
-        async def serve(ctx):
-            print(threading.active_count() - threads)
-            ctx.ready()
-            await ctx.stopping.wait()
-        daemon = dari.Daemon(serve, name="app", stop_grace=5)
-        if __name__ == "__main__":
-            threading.Thread(target=threading.Event().wait, daemon=True).start()
-            daemon.cli()
-        """
-    )
-    own = [sys.executable, str(bench.directory / "app.py")]
-
-    def run(command):
-        options = {"cwd": bench.directory, "env": bench.env, "capture_output": True, "text": True}
-        return subprocess.run([*own, command, "--json"], timeout=30, check=False, **options)
-
-    started, status, stopped = run("start"), run("status"), run("stop")
-
-    assert (started.returncode, started.stderr) == (0, "")
-    assert json.loads(status.stdout)["state"] == "running"
-    assert stopped.returncode == 0
 
 
 def test_daemon_object_as_target(bench):

@@ -266,22 +266,28 @@ def test_one_term_and_one_int_do_not_force(bench, until):
     assert run.returncode == 0
 
 
-def test_quit_is_the_fast_stop(bench, until):
+@pytest.mark.parametrize("backend", ["asyncio", "trio", "standalone"])
+def test_quit_is_the_fast_stop(bench, until, backend):
     """QUIT cancels main at once, also one that asked for ctx.stopping."""
+    if backend == "trio":
+        pytest.importorskip("trio")
     bench.program(
         """
-        import asyncio
+        import dari
         async def main(ctx):
             ctx.ready()
-            await ctx.stopping.wait()
-            await asyncio.sleep(3600)
+            try:
+                await ctx.stopping.wait()
+                await dari.sleep(3600)
+            finally:
+                print("cleaned up", flush=True)
         """
     )
-    run = bench.popen("run", "app.py:main")
+    run = bench.popen("run", "app.py:main", "--backend", backend, "--stop-grace", "300")
     until(lambda: bench.is_now("running"))
     run.send_signal(signal.SIGQUIT)
 
-    assert run.wait(timeout=30) == 0
+    assert (run.communicate(timeout=30)[0], run.returncode) == ("cleaned up\n", 0)
 
 
 def test_a_stop_beside_a_stop_only_waits(bench, until):
