@@ -321,9 +321,11 @@ def test_a_lock_between_three_schedulers(run_in, make):
         with (yield lock.acquire()):
             inside.append(name)
             most.append(len(inside))
-            yield dari.sleep(0)
-            yield
-            inside.remove(name)
+            try:
+                yield dari.sleep(0)
+                yield
+            finally:  # it may be cancelled in here
+                inside.remove(name)
         done.append(name)
 
     async def main():
