@@ -142,8 +142,13 @@ class Scheduler:
         return self._kernel.stats(time.monotonic() - self._born)
 
     def dump(self) -> str:
-        """Every task that has not ended, what it waits for, and the lines of its code where it stands."""
-        return dump(self._kernel.tasks)
+        """Every task that has not ended, what it waits for, and the lines of its code where it stands.
+
+        As a guest in asyncio: the tasks of asyncio in its loop, too.
+        """
+        own = dump(self._kernel.tasks)
+        neighbours = "" if self._guest is None or self._closed else self._guest.dump_of_host()
+        return "\n".join(filter(None, (own, neighbours)))
 
     @property
     def tracer(self) -> Tracer | None:

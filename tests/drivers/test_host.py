@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import subprocess
+import sys
 import threading
+import time
 from collections import deque
 
 import pytest
 
 import dari
 from dari._kernel.world import uses
-from dari.drivers.asyncio_host import Ready
+from dari.drivers.asyncio_inside import Ready
 
 
 @pytest.fixture
@@ -87,6 +91,23 @@ def test_what_a_task_starts_inherits_its_priority():
     run(main)
 
     assert log.index("low") > max(log.index("callback"), log.index("grandchild"))
+
+
+def test_a_coroutine_in_a_block_has_its_priority():
+    """There a priority is looked up in the context: so the block lowers the very task that it stands in."""
+    log = []
+
+    async def polite():
+        with dari.priority(1):
+            await spin("polite", log)
+        await spin("equal", log)
+
+    async def main():
+        await asyncio.gather(polite(), spin("normal", log, 6))
+
+    run(main)
+
+    assert log == ["polite", *["normal"] * 6, *["polite"] * 2, *["equal"] * 3]
 
 
 def test_a_priority_swaps_the_queue_of_loops_that_run(nobody_uses_priorities):
@@ -181,6 +202,368 @@ def test_a_seed_leaves_what_one_task_puts_into_the_loop_in_order():
         return log
 
     assert all(run(main, seed=seed) == list(range(20)) for seed in range(10))
+
+
+# ---- batches, threads, interrupts -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lanes(monkeypatch):
+    """Loops have lanes from the beginning, as where a priority was used before."""
+    monkeypatch.setattr(uses, "priorities", True)
+
+
+def test_what_is_urgent_waits_for_no_batch(lanes):
+    """It was started by a callback in the midst of a thousand: it is the next one."""
+    log = []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+
+        def starts():
+            log.append("starts")
+            with dari.priority(-1):
+                loop.call_soon(log.append, "urgent")
+
+        for number in range(1000):
+            loop.call_soon(starts if number == 500 else log.append, *() if number == 500 else (number,))
+        while len(log) < 1001:
+            await asyncio.sleep(0)
+
+    run(main)
+
+    assert log == [*range(500), "starts", "urgent", *range(501, 1000)]
+
+
+def test_sockets_and_timers_wait_for_no_long_batch(lanes):
+    """Beside callbacks that are ready without end the loop looks at its timers after a few."""
+    clock_reads = []
+
+    class Loop(dari.EventLoop):
+        def time(self):
+            clock_reads.append(len(log))
+            return super().time()
+
+    log = []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        for number in range(10_000):
+            loop.call_soon(log.append, number)
+        while len(log) < 10_000:
+            await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(main())
+
+    assert log == list(range(10_000))
+    assert max(later - earlier for earlier, later in zip([0, *clock_reads], clock_reads, strict=False)) <= 64
+
+
+def test_a_slow_batch_is_ended_by_time(lanes):
+    """Callbacks of more than half a millisecond: the loop looks around after each."""
+    log = []
+
+    class Loop(dari.EventLoop):
+        def time(self):
+            log.append("looks")
+            return super().time()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+
+        def slow():
+            log.append("slow")
+            end = time.perf_counter() + 0.001
+            while time.perf_counter() < end:
+                pass
+
+        for _ in range(5):
+            loop.call_soon(slow)
+        while log.count("slow") < 5:
+            await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(main())
+
+    assert all(pair != ("slow", "slow") for pair in itertools.pairwise(log))
+
+
+def test_after_stop_the_batch_is_run_whole(lanes):
+    """As asyncio documents it: what was ready beside the one that calls `stop()` still runs, and nothing more."""
+    log = []
+    loop = dari.EventLoop()
+
+    def stops():
+        loop.stop()
+        loop.call_soon(log.append, "later")
+        end = time.perf_counter() + 0.001  # longer than a batch may take
+        while time.perf_counter() < end:
+            pass
+
+    loop.call_soon(stops)
+    for number in range(5):
+        loop.call_soon(log.append, number)
+    loop.run_forever()
+
+    assert log == list(range(5))
+    loop.run_until_complete(asyncio.sleep(0))
+    assert log == [*range(5), "later"]
+    loop.close()
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_in_the_midst_of_a_batch_loses_nothing(lanes, interrupt):
+    """What was ready with it runs when the loop is run again, in order, by priority."""
+    log = []
+    loop = dari.EventLoop()
+
+    def interrupts():
+        raise interrupt
+
+    for priority in (1, 0, -1):
+        with dari.priority(priority):
+            for number in range(3):
+                loop.call_soon(log.append, (priority, number))
+            if not priority:
+                loop.call_soon(interrupts)
+                loop.call_soon(log.append, (priority, 3))
+    with pytest.raises(interrupt):
+        loop.run_forever()
+    before = list(log)
+    with dari.priority(2):
+        loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+
+    assert before == [(-1, 0), (-1, 1), (-1, 2), (0, 0), (0, 1), (0, 2)]
+    assert log == [*before, (0, 3), (1, 0), (1, 1), (1, 2)]
+
+
+def test_other_threads_wake_the_loop_and_lose_nothing(lanes):
+    """What four threads post arrives, each one's in order, while callbacks of all priorities go through the lanes."""
+    each = 2000
+    arrived = {name: [] for name in "abcd"}
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+
+        def arrive(name, number):
+            arrived[name].append(number)
+            if sum(map(len, arrived.values())) == each * len(arrived):
+                done.set_result(None)
+
+        def post(name):
+            for number in range(each):
+                loop.call_soon_threadsafe(arrive, name, number)
+
+        with dari.priority(1):
+            spinning = asyncio.create_task(spin("", [], 10**9))
+        threads = [threading.Thread(target=post, args=(name,)) for name in arrived]
+        for thread in threads:
+            thread.start()
+        await done
+        for thread in threads:
+            thread.join()
+        spinning.cancel()
+
+    run(main)
+
+    assert arrived == {name: list(range(each)) for name in arrived}
+
+
+def test_a_thread_may_append_to_the_queue_itself(lanes):
+    """As asyncio does since 3.14: nothing is lost, the lanes are touched by the loop's thread only."""
+    each = 20_000
+    loop = dari.EventLoop()
+    arrived = {name: [] for name in "ab"}
+
+    def post(name):
+        for number in range(each):
+            loop._ready.append(asyncio.Handle(arrived[name].append, (number,), loop))
+
+    threads = [threading.Thread(target=post, args=(name,)) for name in arrived]
+    for thread in threads:
+        thread.start()
+
+    async def until_all_have_arrived():
+        while sum(map(len, arrived.values())) < each * len(arrived):
+            await asyncio.sleep(0)
+
+    loop.run_until_complete(until_all_have_arrived())
+    for thread in threads:
+        thread.join()
+    loop.close()
+
+    assert arrived == {name: list(range(each)) for name in arrived}
+
+
+def test_slow_callbacks_are_logged_in_debug_mode(lanes, caplog):
+    """As asyncio does: by name, with the time that it took; those passed over at the end of a batch are none."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.slow_callback_duration = 0.02
+        loop.call_soon(time.sleep, 0.03)
+        for _ in range(3):
+            loop.call_soon(bool)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=dari.EventLoop, debug=True) as runner:
+        runner.run(main())
+
+    slow = [record.getMessage() for record in caplog.records if "sleep" in record.getMessage()]
+    assert len(slow) == 1
+    assert slow[0].startswith("Executing <Handle")
+
+
+# ---- looking on ------------------------------------------------------------------------------------------------------
+
+
+def test_dump_shows_tasks_of_both_kinds():
+    """asyncio's and generator tasks, each with the line where it waits."""
+
+    async def waits_for_ever():
+        await asyncio.Event().wait()
+
+    def sleeps():
+        yield dari.sleep(1000)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        tasks = (
+            asyncio.create_task(waits_for_ever(), name="the coroutine"),
+            dari.create_task(sleeps, name="the generator"),
+        )
+        await asyncio.sleep(0)
+        async with dari.Scheduler() as scheduler:
+            await dari.arun(stepper, "", [], 1)
+            dumps = loop.dump(), scheduler.dump()
+        for task in tasks:
+            task.cancel()
+        return dumps
+
+    whole, of_a_guest = run(main)
+
+    assert "the coroutine" in whole
+    assert "the generator" in whole
+    assert whole.count("in waits_for_ever") == whole.count("in sleeps") == 1
+    assert "in waits_for_ever" in of_a_guest
+
+
+STANDSTILLS = """
+import asyncio, logging, threading
+import dari
+
+class Rescue(logging.Handler):
+    def emit(self, record):
+        print("told", record.getMessage().count("in waits"))
+        loop.call_soon_threadsafe(event.set)
+
+logging.getLogger("dari").addHandler(Rescue())
+
+async def waits():
+    await event.wait()
+
+def also_waits():
+    yield dari.Event().wait()
+
+async def stands_still():
+    global loop, event
+    loop, event = asyncio.get_running_loop(), asyncio.Event()
+    generator = dari.create_task(also_waits)
+    await asyncio.create_task(waits())
+    print("rescued")
+    event.clear()
+    await asyncio.to_thread(bool)  # its thread lives on: it might come
+    again = asyncio.create_task(waits())
+    generator.cancel()
+    threading.Timer(0.1, loop.call_soon_threadsafe, [event.set]).start()
+    await again
+
+with asyncio.Runner(loop_factory=dari.EventLoop) as runner:
+    runner.run(stands_still())
+print("end")
+"""
+
+
+def test_a_standstill_is_told_once():
+    """Nothing is left that could wake a task: one warning, with a dump; none where another thread lives."""
+    said = subprocess.run([sys.executable, "-c", STANDSTILLS], capture_output=True, text=True, timeout=60, check=True)
+
+    assert said.stdout.split("\n") == ["told 1", "rescued", "end", ""]
+
+
+def test_a_tracer_is_told_of_tasks_of_both_kinds():
+    """One TaskTimes for the whole program: steps, priorities, and what they wait for."""
+    told = []
+
+    class Teller(dari.Tracer):
+        def task_created(self, task):
+            told.append((task.name, "created"))
+
+        def task_woken(self, task):
+            told.append((task.name, "woken"))
+
+        def step_started(self, task):
+            told.append((task.name, "step"))
+
+        def task_blocked(self, task, what):
+            told.append((task.name, "blocked"))
+
+        def task_ended(self, task):
+            told.append((task.name, "ended"))
+
+    async def coroutine():
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
+
+    def generator():
+        yield
+        yield dari.sleep(0.001)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.tracer = Teller()
+        await asyncio.create_task(coroutine(), name="coroutine")
+        await dari.create_task(generator, name="generator")
+        seen = list(told)
+        loop.tracer = times = dari.TaskTimes()
+        with dari.priority(1):
+            low = asyncio.create_task(coroutine(), name="low")
+        await low
+        await dari.create_task(generator, priority=-1)
+        loop.tracer = None
+        await asyncio.create_task(coroutine())
+        return seen, times
+
+    seen, times = run(main)
+
+    assert [what for name, what in seen if name == "coroutine"] == [
+        *("created", "step", "woken", "step", "blocked", "woken", "step", "ended")
+    ]
+    assert [what for name, what in seen if name == "generator"] == [
+        *("created", "step", "step", "blocked", "woken", "step", "ended")
+    ]
+    assert {priority: each.steps for priority, each in times.priorities.items()} == {-1: 3, 0: 2, 1: 3}
+
+
+def test_a_tracer_that_fails_harms_nobody(caplog):
+    """What it raises is logged, and it is told nothing any more."""
+
+    class Broken(dari.Tracer):
+        def step_started(self, task):
+            raise ValueError("broken")
+
+    async def main():
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return asyncio.get_running_loop().tracer
+
+    assert run(main, tracer=Broken()) is None
+    assert [record.levelname for record in caplog.records if "broken" in str(record.exc_info)] == ["ERROR"]
 
 
 # ---- generator tasks on the same lanes -------------------------------------------------------------------------------

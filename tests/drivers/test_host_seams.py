@@ -14,6 +14,8 @@ from collections import deque
 
 import pytest
 
+from dari.drivers.asyncio_inside import awaited_by, task_resumed_by
+
 MODULES = (asyncio.base_events, asyncio.selector_events, asyncio.unix_events)
 
 
@@ -93,6 +95,43 @@ def test_a_loop_knows_that_it_stops():
     loop.close()
 
 
+@pytest.mark.parametrize("task_class", [asyncio.Task, asyncio.tasks._PyTask], ids=["C", "Python"])
+def test_the_step_of_a_task_is_known(task_class):
+    """Of all callbacks those that resume a task are told from others, also from other methods of that task."""
+    seen = []
+
+    class Spy(deque):
+        def append(self, handle):
+            seen.append(task_resumed_by(handle))
+            super().append(handle)
+
+    async def sleeper():
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        task = task_class(sleeper(), loop=loop)
+        waits = [awaited_by(task)]
+        loop._ready = Spy(loop._ready)
+        loop.call_soon(task.done)  # no step
+        await asyncio.sleep(0)
+        loop.call_soon(task.get_name)  # no step
+        waits.append(awaited_by(task))  # of the bare yield
+        await asyncio.sleep(0)
+        waits.append(awaited_by(task))
+        await task
+        return task, waits
+
+    with asyncio.Runner() as runner:
+        task, waits = runner.run(main())
+
+    assert seen.count(task) == 2  # after the bare yield, and after the sleep; the first stood in the queue before
+    assert seen.count(None) >= 2
+    assert waits[:2] == [None, None]
+    assert isinstance(waits[2], asyncio.Future)
+
+
 @pytest.mark.parametrize("make", [asyncio.Runner, lambda: asyncio.Runner(debug=True)], ids=["plain", "debug"])
 def test_a_step_of_a_task_runs_in_the_context_of_the_task(make):
     """Every handle that resumes a task has the very context of that task: its priority is the task's own."""
@@ -100,7 +139,7 @@ def test_a_step_of_a_task_runs_in_the_context_of_the_task(make):
 
     class Spy(deque):
         def append(self, handle):
-            if getattr(handle._callback, "__self__", None).__class__ is asyncio.Task:
+            if task_resumed_by(handle):
                 seen.append(handle._context)
             super().append(handle)
 

@@ -35,7 +35,8 @@ def named(priority: int) -> str:
 class priority:  # noqa: N801 - used as a function, like `timeout`
     """`with dari.priority(n):` gives what is started inside (tasks, jobs, asyncio tasks) the priority `n`.
 
-    In every world, since it travels in the context. The task that the block stands in keeps its own.
+    In every world, since it travels in the context. A generator task that the block stands in keeps its own; a
+    coroutine on `dari.EventLoop`, where a priority is looked up in the context, has the block's while it is inside.
     """
 
     __slots__ = ("_number", "_tokens")

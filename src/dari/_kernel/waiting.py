@@ -22,7 +22,7 @@ from dari.exceptions import DeadlockError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["cycle", "deadlock", "dump", "refuse"]
+__all__ = ["cycle", "deadlock", "dump", "lines_of", "refuse"]
 
 
 def _awaited(task: Any) -> Iterable[Any]:
@@ -93,15 +93,18 @@ def dump(tasks: Iterable[Any]) -> str:
     lines: list[str] = []
     for task in tasks:
         lines.append(repr(task))
-        for frame in _frames(task):
-            lines.append(f"    {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}")
+        lines.extend(lines_of(task._source))
         lines.extend(f"    created at {shown(site)}" for site in task._created_by())
     return "\n".join(lines)
 
 
-def _frames(task: Any) -> Iterator[Any]:
-    """The frames of the task's own code, outermost first, through `yield from` and `await`."""
-    inner = task._source
+def lines_of(code: Any) -> list[str]:
+    """Where a generator or coroutine stands, and whatever it waits for by `yield from` and `await`."""
+    return [f"    {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}" for frame in _frames(code)]
+
+
+def _frames(inner: Any) -> Iterator[Any]:
+    """The frames of a user's code, outermost first, through `yield from` and `await`."""
     while inner is not None:
         # Generators, coroutines and async generators have the same three attributes under three prefixes.
         prefix = next((prefix for prefix in ("gi", "cr", "ag") if hasattr(inner, f"{prefix}_frame")), None)

@@ -129,6 +129,11 @@ class AsyncioGuest:
     def lives_in(self, loop: object) -> bool:
         return self._loop_ref() is loop
 
+    def dump_of_host(self) -> str:
+        from dari.drivers.asyncio_standstill import dump_of_tasks
+
+        return dump_of_tasks(self.loop)
+
     def stay(self) -> None:
         self._keeper = self._keep()
         with suppress(StopIteration):

@@ -1,71 +1,30 @@
 """EventLoop: asyncio itself, on the kernel's lanes.
 
-**One object is replaced.** asyncio's loops keep what is ready in `loop._ready`, a deque, and use it by `append`,
-`popleft`, `len`, `bool` and `clear` only. Here the same five are those of `Lanes`: a callback stands in the lane of its
-priority, which is a context variable, so that it comes with the context that every handle has. Hence a priority belongs
-to a chain (a task, what it starts, what it waits for by callbacks), never to a single callback: transports rely on the
-order of what they put into the loop one after the other.
-
-**Nobody appends to the lanes.** Handles come in by `append` of a deque, atomic and written in C, from any thread
-(asyncio itself does so since 3.14). The loop's own thread sorts them into the lanes when it takes the next one: so one
-that is more urgent goes before all that are not, whatever batch is under way.
-
-**Until a priority is used, nothing is replaced.** In a process where nobody has set one, `_ready` stays the bare deque
-that the stdlib made. The first `dari.priority` swaps it, from whatever thread: the deque becomes the entrance of the
-lanes, so whoever has just fetched it to append appends to the right one.
-
-**Batches.** asyncio looks at its sockets and timers when it has run as many callbacks as were ready, however long that
-takes. What is urgent may stand behind that look; so in lanes a batch ends after `_BATCH` callbacks or `_BATCH_SECONDS`,
-whichever is first, and always after one. (The number is asked for beforehand, so what ends it early is a cancelled
-handle for each that is left.)
-
-**What is touched of CPython's inside**, all of it in this file, the same on 3.11, 3.12 and 3.13 (and, read only, on
-3.14 and 3.15); `tests/drivers/test_host_seams.py` fails where a version changes it:
-
-| name | why |
-| --- | --- |
-| `BaseEventLoop._ready` | the queue. Not `_call_soon`, which 3.14 goes around; not `_run_once`, which 3.15 changes |
-| `BaseEventLoop._stopping` | after `stop()` the present batch is run whole, as asyncio documents |
-| `Handle._context` | whose priority it has |
-| `Handle._cancelled` | of the handle that stands for nothing: it is passed over |
+How priorities come into asyncio's queue, and what of its inside is touched for that, stands in `asyncio_inside`; how
+generator tasks come into the same lanes, in `asyncio_lanes`. Here is what users see of it, built on public asyncio.
 """
 
 from __future__ import annotations
 
-import asyncio
-import threading
-import time
-from collections import deque
-from contextvars import Context, ContextVar, copy_context
-from itertools import chain, count
-from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from dari._kernel.lanes import Lane, Lanes
 from dari._kernel.numbers import whole
-from dari._kernel.world import chain_priority, uses
+from dari._kernel.tracing import install
+from dari._kernel.waiting import dump
+from dari.drivers.asyncio_inside import LanesLoop
+from dari.drivers.asyncio_standstill import Selector, dump_of_tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from selectors import BaseSelector
 
-    class Handle(asyncio.Handle):
-        _context: Context
-        _cancelled: bool
-else:
-    Handle = asyncio.Handle
+    from dari._kernel.contract import Tracer
+    from dari.drivers.guests import Guest
 
 __all__ = ["EventLoop"]
 
-_BATCH: Final = 64  # callbacks: a look at the sockets costs as much as two or three
-_BATCH_SECONDS: Final = 0.000_5
 
-_loops: WeakSet[EventLoop] = WeakSet()
-_loops_lock: Final = threading.Lock()
-
-
-class EventLoop(asyncio.SelectorEventLoop):
+class EventLoop(LanesLoop):
     """asyncio's own loop, with priorities: `asyncio.Runner(loop_factory=dari.EventLoop)`.
 
     What is scheduled in `with dari.priority(n):` (tasks, callbacks, timers, and what these start in turn) goes before
@@ -73,10 +32,8 @@ class EventLoop(asyncio.SelectorEventLoop):
     priority is passed over at most, None: for ever.
 
     `seed` shuffles the steps of different tasks, reproducibly; what one task puts into the loop stays in order.
+    `tracer` is told of every task and step of the program, of asyncio's as of generator tasks (`dari.TaskTimes`).
     """
-
-    _ready: deque[Handle] | Ready
-    _stopping: bool
 
     def __init__(
         self,
@@ -84,223 +41,44 @@ class EventLoop(asyncio.SelectorEventLoop):
         *,
         starvation_limit: int | None = 64,
         seed: int | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         if starvation_limit is not None:
             whole("starvation_limit", starvation_limit, 1, " (or None: strict priorities)")
-        super().__init__(selector)
-        self.starvation_limit: Final = starvation_limit
-        self.seed: Final = seed
-        if seed is not None:
-            self.create_task = self._create_task_of_own_chain  # type: ignore[method-assign]
-        with _loops_lock:
-            _loops.add(self)
-            if uses.priorities or seed is not None:
-                self._use_lanes()
+        super().__init__(Selector(self.dump) if selector is None else selector, starvation_limit, seed)
+        self._guests: WeakSet[Guest] = WeakSet()
+        self._tracer: Tracer | None = None
+        if tracer is not None:
+            self.tracer = tracer
 
-    def _create_task_of_own_chain(self, coro: Any, *, context: Context | None = None, **options: Any) -> Any:
-        return super().create_task(coro, context=_own_chain(coro, context), **options)
+    def dump(self) -> str:
+        """Every task of the program that has not ended, and the lines of its code where it stands.
 
-    def more_urgent_than(self, priority: int) -> bool:
-        """Is something ready that goes before `priority`? On the loop's thread only."""
-        if not isinstance(self._ready, Ready):
-            return False
-        most_urgent = self._ready.most_urgent()
-        return most_urgent is not None and most_urgent < priority
+        asyncio's first, then the generator tasks of the schedulers that run in this loop.
+        """
+        tasks = sorted((task for guest in self._guests for task in guest.kernel.tasks), key=lambda task: task.id)
+        return "\n".join(filter(None, (dump_of_tasks(self), dump(tasks))))
 
-    def _use_lanes(self) -> None:
-        """From any thread that holds the lock: what is ready is taken by priority from now on."""
-        if not isinstance(self._ready, Ready):
-            self._ready = Ready(self, self._ready, self.starvation_limit, self.seed)
+    @property
+    def tracer(self) -> Tracer | None:
+        """Who is told of every task and step; it can be set and taken away (None) at any time."""
+        return self._tracer
 
-
-def _first_priority() -> None:
-    with _loops_lock:
-        for loop in _loops:
-            loop._use_lanes()
-
-
-uses.on_first_priority = _first_priority
-
-
-class _Nothing:
-    """Passed over by asyncio."""
-
-    _cancelled = True
-
-
-_NOTHING: Final[Any] = _Nothing()
-
-
-class Ready(Lanes[Handle]):
-    """The ready queue of a loop in which priorities are used."""
-
-    __slots__ = ("_by_priority", "_end", "_incoming", "_left", "_loop", "_next", "_serving", "_size", "append")
-
-    def __init__(
-        self, loop: EventLoop, incoming: deque[Handle], starvation_limit: int | None, seed: int | None
-    ) -> None:
-        super().__init__(starvation_limit)
-        if seed is not None:
-            draw = Random(seed).randrange
-            self._new_items = lambda: Chains(draw)  # type: ignore[assignment,return-value] # as much of a deque as a lane needs
-        self._loop = loop
-        self._incoming = incoming
-        self.append = incoming.append  # from any thread
-        self._by_priority: dict[int, Lane[Handle]] = {}
-        self._end = 0.0  # of the present batch; 0: it has not begun
-        # The lane that is being served, and how many of it may be taken until another may be due:
-        self._serving: Lane[Handle] | None = None
-        self._size = self._left = 0
-        self._next: Callable[[], Handle] = incoming.popleft
-
-    def __bool__(self) -> bool:
-        self._settle()
-        return bool(self._incoming or self._order)
-
-    def __len__(self) -> int:
-        """How many the loop shall run before it looks at its sockets and timers again."""
-        self._settle()
-        self._end = 0.0
-        return min(len(self._incoming) + super().__len__(), _BATCH)
-
-    def __iter__(self) -> Iterator[Handle]:
-        yield from self.waiting()
-        yield from self._incoming
-
-    def clear(self) -> None:
-        self._incoming.clear()
-        self._settle()
-        for lane in list(self._order):
-            lane.items.clear()
-            self._unlist(lane)
-
-    def popleft(self) -> Handle:
-        now = time.monotonic()
-        if now >= self._end:
-            if not self._end:
-                self._end = now + _BATCH_SECONDS
-            elif not self._loop._stopping:
-                nothing: Handle = _NOTHING
-                return nothing
-        if self._incoming:
-            self._sort()
-        if not self._left:
-            self._choose()
-        self._left -= 1
-        return self._next()
-
-    def most_urgent(self) -> int | None:
-        self._sort()
-        self._settle()
-        return super().most_urgent()
-
-    def _sort(self) -> None:
-        incoming = self._incoming
-        while incoming:
-            handle = incoming.popleft()
-            try:
-                lane = self._by_priority[handle._context.get(chain_priority, 0)]
-            except KeyError:
-                lane = self._lane_of(handle)
-            lane.items.append(handle)
-            if not lane._listed:
-                self._settle()
-                self._list(lane)
-
-    def _lane_of(self, handle: Handle) -> Lane[Handle]:
-        priority = handle._context.get(chain_priority, 0)
-        lane = self._by_priority[priority] = self.lane(priority)
-        return lane
-
-    def _choose(self) -> None:
-        """Whose turn it is, and for how long, as in `Lanes.pop`: but counted once for all that may be taken at once."""
-        self._settle()
-        order, limit = self._order, self._limit
-        if not order:
-            raise IndexError("nothing is ready")
-        oldest_first = iter(order)
-        lane = oldest = next(oldest_first)
-        if limit is None or len(order) == 1:
-            lane = self._best()
-            self._size = self._left = len(lane.items)
-        elif oldest._since + limit <= self._taken:
-            self._size, self._left = 0, 1  # it is due: not counted
+    @tracer.setter
+    def tracer(self, tracer: Tracer | None) -> None:
+        before, self._tracer = self._tracer, tracer
+        if tracer is None:
+            self._watch(None)
         else:
-            lane = self._best()
-            if lane is oldest:
-                oldest = next(oldest_first)
-            self._size = self._left = min(len(lane.items), oldest._since + limit - self._taken)
-        self._serving = lane
-        self._next = lane.items.popleft  # type: ignore[attr-defined] # of a deque
+            from dari.drivers.asyncio_traced import Traced
 
-    def _settle(self) -> None:
-        """Count what was taken of the lane that was served."""
-        lane = self._serving
-        if lane is not None:
-            self._taken += self._size - self._left if self._size else 0
-            self._serving = None
-            self._left = 0
-            if lane.items:
-                lane._since = self._taken
-                self._order.move_to_end(lane)
-            else:
-                self._unlist(lane)
+            self._watch(Traced)
+        for guest in self._guests:
+            if guest.kernel.tracer is before:
+                install(guest.kernel, tracer)
 
-
-class Chains:
-    """A lane of a loop with a seed: whose turn it is, is drawn; what one chain put in comes in order."""
-
-    __slots__ = ("_chains", "_draw", "_open")
-
-    def __init__(self, draw: Callable[[int], int]) -> None:
-        self._draw = draw
-        self._chains: dict[int, deque[Handle]] = {}
-        self._open: list[int] = []  # the chains that have something in here
-
-    def __len__(self) -> int:
-        return sum(map(len, self._chains.values()))
-
-    def __iter__(self) -> Iterator[Handle]:
-        return chain.from_iterable(self._chains.values())
-
-    def append(self, handle: Handle) -> None:
-        number = handle._context.get(_chain, 0)
-        if number not in self._chains:
-            self._chains[number] = deque()
-            self._open.append(number)
-        self._chains[number].append(handle)
-
-    def popleft(self) -> Handle:
-        place = self._draw(len(self._open))
-        number = self._open[place]
-        handles = self._chains[number]
-        handle = handles.popleft()
-        if not handles:
-            del self._chains[number]
-            self._open[place] = self._open[-1]
-            self._open.pop()
-        return handle
-
-    def clear(self) -> None:
-        self._chains.clear()
-        self._open.clear()
-
-
-_chain: ContextVar[int] = ContextVar("dari_chain", default=0)
-_numbers = count(1)
-
-
-def _own_chain(coroutine: Any, context: Context | None) -> Context:
-    """The context for a task that is to run `coroutine`: a chain of its own, unless it is asyncio's own helper.
-
-    Those (that connect the pipes of a subprocess, say) must keep their place in the order of who started them.
-    """
-    if context is None:
-        context = copy_context()
-    frame = getattr(coroutine, "cr_frame", None)
-    if frame is None or not frame.f_globals.get("__name__", "").startswith("asyncio."):
-        try:
-            context.run(_chain.set, next(_numbers))
-        except RuntimeError:
-            pass  # the caller's own, in which this very code runs: the two are one chain
-    return context
+    def take_guest(self, guest: Guest) -> None:
+        """`guest` drives its kernel in this loop from now on."""
+        self._guests.add(guest)
+        if self._tracer is not None and guest.kernel.tracer is None:
+            install(guest.kernel, self._tracer)

@@ -36,6 +36,7 @@ class LanesGuest(AsyncioGuest):
 
     def __init__(self, loop: Any, kernel: Kernel, max_slice: float, end: Callable[[], object]) -> None:
         super().__init__(loop, kernel, max_slice, end)
+        loop.take_guest(self)
         self.context.run(chain_priority.set, AHEAD_OF_ALL)
         self._priority = 0  # of the slice that stands in a lane, or runs
         self._standing: asyncio.Handle | None = None

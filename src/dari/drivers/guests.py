@@ -43,6 +43,10 @@ class Guest(Protocol):
         """Live as long as the loop does. When that ends: cancel all tasks, wait for their end, close the scheduler."""
         ...
 
+    def dump_of_host(self) -> str:
+        """The tasks of the host, and where they stand; empty if that is not known from here."""
+        ...
+
     async def wait_finished(self) -> None:
         """Wait until every task has ended."""
         ...

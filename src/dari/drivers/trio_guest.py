@@ -124,6 +124,9 @@ class TrioGuest:
     def lives_in(self, loop: object) -> bool:
         return self._token_ref() is loop
 
+    def dump_of_host(self) -> str:
+        return ""
+
     def stay(self) -> None:
         self._stays = True  # as any system task: this one is nobody's
 
