@@ -27,6 +27,7 @@ from dari.drivers.asyncio_face import await_task
 from dari.drivers.asyncio_hosted import AsyncioAwaitable, AsyncioFuture, step_as_host_task
 from dari.drivers.hosts import running_loop, shielded
 from dari.drivers.mailbox import Mailbox, strays
+from dari.drivers.pending import accounts
 from dari.drivers.refusal import refuse
 from dari.drivers.slices import Slices
 from dari.drivers.wakeup import remote_of
@@ -49,14 +50,17 @@ _LONGEST_WAIT = 86_400.0  # seconds; what is further away is asked for again: ti
 class AsyncioGuest:
     """Drives `kernel` from callbacks of `loop`."""
 
-    clock = staticmethod(time.monotonic)
-
     def __init__(
         self, loop: asyncio.AbstractEventLoop, kernel: Kernel, max_slice: float, end: Callable[[], object]
     ) -> None:
         # A guest does not keep its loop alive: the loop's own callbacks keep the guest, and tables are keyed by loops.
         self._loop_ref = ref(loop)
         self.kernel = kernel
+        self.clock: Callable[[], float] = time.monotonic
+        account = accounts.get(loop)
+        if account is not None:
+            account.guests.add(self)
+            self.clock = account.clock
         self.outer: Guest | None = None
         self.context = Context()  # slices run in no one's context; every task has its own
         self._armed = False  # a slice is on its way, or running

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from dari._kernel.world import AHEAD_OF_ALL, chain_priority
 from dari.drivers.mailbox import Mailbox
+from dari.drivers.pending import accounts
 from dari.exceptions import SchedulerClosed
 
 if TYPE_CHECKING:
@@ -73,6 +74,9 @@ def wait_for_remote(remote: Ending[T], loop: asyncio.AbstractEventLoop) -> Gener
                 pass  # the loop is closed: there is nobody to tell
 
         remote.call_when_ended(ended)
+        account = accounts.get(loop) if accounts else None
+        if account is not None:
+            account.waits += 1
         while True:
             try:
                 yield from future
@@ -85,6 +89,8 @@ def wait_for_remote(remote: Ending[T], loop: asyncio.AbstractEventLoop) -> Gener
                 future = loop.create_future()  # `settle` settles whichever is the present one
                 if remote.ended():
                     settle()
+        if account is not None:
+            account.waits -= 1
     if cancelled is not None:
         # It ended by our own wish, or too late to matter: asyncio's rule is that a cancelled wait is cancelled.
         remote.give_back()

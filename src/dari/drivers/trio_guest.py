@@ -30,6 +30,7 @@ from trio import lowlevel
 from dari._kernel.contract import FINISHED, MORE, Direction, Operation
 from dari.drivers.hosts import running_loop
 from dari.drivers.mailbox import Mailbox, strays
+from dari.drivers.pending import accounts
 from dari.drivers.refusal import refuse
 from dari.drivers.slices import Slices
 from dari.drivers.trio_face import await_task
@@ -60,6 +61,10 @@ class TrioGuest:
         self.outer: Guest | None = None
         self._host_time = lowlevel.current_clock().current_time
         self._ahead = self._host_time() - time.monotonic()  # of our clock is trio's
+        account = accounts.get(token)
+        if account is not None:
+            account.guests.add(self)
+            self._ahead = 0.0  # time is that of the program's tests, which begins at 0
         self._thread = get_ident()
         self._parked: lowlevel.Task | None = None
         self._noticed = False  # something became ready since the last slice began

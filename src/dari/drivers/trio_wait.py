@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 from trio import lowlevel
 
+from dari.drivers.pending import accounts
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
@@ -54,7 +56,12 @@ async def _until_ended(remote: Ending[Any]) -> None:
         return lowlevel.Abort.FAILED  # its real end is awaited
 
     remote.call_when_ended(ended)
+    account = accounts.get(token)
+    if account is not None:
+        account.waits += 1
     await lowlevel.wait_task_rescheduled(abort)
+    if account is not None:
+        account.waits -= 1
     if cancelled is not None:
         # It ended by our own wish, or too late to matter: a wait that was cancelled is cancelled.
         remote.give_back()
