@@ -30,7 +30,7 @@ FLOORS: dict[str, set[str]] = {
     "pool": {"drivers", "_kernel", "sync", "exceptions"},
     "daemon": {"scheduler", "pool", "drivers", "_kernel", "sync", "exceptions"},
     "tracing": {"_kernel", "exceptions"},
-    "testing": {"_kernel", "drivers", "exceptions"},
+    "testing": {"scheduler", "drivers", "_kernel", "exceptions"},  # a generator on a foreign loop needs `arun`
     "pytest_plugin": {"testing"},
 }
 NEVER_IN_THE_LANGUAGE = {
@@ -49,7 +49,7 @@ NEVER_IN_THE_LANGUAGE = {
 FOREIGN_LOOPS: dict[str, tuple[str, ...]] = {
     "asyncio": ("dari.drivers.asyncio_", "dari.daemon.", "dari.testing", "dari.pytest_plugin"),
     "uvloop": ("dari.daemon.",),
-    "trio": ("dari.drivers.trio_", "dari.daemon."),
+    "trio": ("dari.drivers.trio_", "dari.daemon.", "dari.testing."),
     "anyio": ("dari.outside", "dari.daemon."),
 }
 

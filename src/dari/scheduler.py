@@ -22,6 +22,7 @@ from dari._kernel.world import world
 from dari.drivers.guests import guest_in, innermost
 from dari.drivers.hosts import in_trio, running_loop
 from dari.drivers.main import Interrupts, run_main
+from dari.drivers.pending import accounts
 from dari.drivers.standalone import Standalone
 from dari.exceptions import SchedulerClosed
 
@@ -294,10 +295,11 @@ def implicit_scheduler(loop: Any) -> Scheduler:
     """The scheduler that `loop`, which runs here, has for those who never made one."""
     scheduler = _implicit.get(loop)
     if scheduler is None or scheduler._closed:
+        watched = accounts.get(loop)  # by dari.testing: trio's token has no seed to tell
         scheduler = _implicit[loop] = Scheduler(
             name="implicit",
             starvation_limit=getattr(loop, "starvation_limit", 64),  # a loop of ours: one rule for both
-            seed=getattr(loop, "seed", None),
+            seed=getattr(watched or loop, "seed", None),
         )
         scheduler._kernel.keeps_failures = 0  # they are logged
         scheduler._become_guest().stay()

@@ -22,10 +22,17 @@ __all__ = ["Account", "accounts"]
 class Account:
     """What is pending outside of one loop."""
 
-    __slots__ = ("__weakref__", "clock", "guests", "look_on", "onlookers", "waits")
+    __slots__ = ("__weakref__", "clock", "guests", "look_on", "onlookers", "seed", "waits")
 
-    def __init__(self, clock: Callable[[], float], look_on: Callable[[Account], object] | None = None) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        seed: int | None = None,
+        look_on: Callable[[Account], object] | None = None,
+    ) -> None:
         self.clock = clock  # what guests tell the time by; it must not hold the loop
+        self.seed = seed  # for the loop's implicit scheduler
         self.waits = 0  # of coroutines, for what ends in another thread
         self.guests: WeakSet[Guest] = WeakSet()  # whose kernels count the waits of tasks
         self.onlookers: list[Wait] = []  # of those who wait for everybody else to be blocked

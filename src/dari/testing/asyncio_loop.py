@@ -8,7 +8,8 @@ With no timer left nothing can ever wake the program: DeadlockError.
 
 **What is outside**: jobs and futures of threads that coroutines and tasks wait for (`drivers.pending`), what runs in an
 executor (`to_thread`, `getaddrinfo`, and anyio's threads by their limiter), child processes until they end, and
-descriptors (`descriptors` tells which). What still leaks: a bare thread that will post something, `wrap_future`, signals.
+descriptors (`descriptors` tells which). What still leaks: a bare thread that will post something,
+`asyncio.wrap_future`, signals.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import asyncio
 import selectors
 import sys
 import time
-from typing import TYPE_CHECKING, Any, final
+from math import inf, nextafter
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, final
 
+from dari._kernel.waiting import dump
 from dari.drivers.asyncio_host import EventLoop
 from dari.drivers.pending import Account, accounts
 from dari.drivers.reporting import report
@@ -29,9 +32,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
 __all__ = ["VirtualEventLoop", "WatchedEventLoop"]
 
 _LOOK_AGAIN = 0.01  # seconds: a connection's other end may come, or what is in flight arrive, without any event
+# Before 3.15 asyncio runs the timers that are due within a nanosecond. Above this many seconds (97 days) a float has no
+# nanoseconds, so that one due this very moment would never run: there the clock creeps on by its smallest step.
+_COARSE = 2.0**23
+
 _LONG = 5.0  # seconds that virtual time stands still before the log is told why
 
 
@@ -45,10 +55,16 @@ class _Selector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         events = super().select(0)
-        if events or (timeout is not None and timeout <= 0) or self.loop is None:
+        if self.loop is None:
+            return events
+        self.loop._look()
+        if events or (timeout is not None and timeout <= 0):
             return events
         rest = self.loop._rest(timeout)
         return events if rest == 0 else super().select(rest)
+
+    def fds(self) -> set[int]:
+        return {key.fd for key in self.get_map().values()}
 
     def close(self) -> None:
         super().close()
@@ -62,10 +78,13 @@ class WatchedEventLoop(EventLoop):
         self._watching = selector = _Selector()
         super().__init__(selector, starvation_limit=starvation_limit, seed=seed)
         selector.loop = self
-        self._account = accounts[self] = Account(self._make_clock())
+        self._account = accounts[self] = Account(self._make_clock(), seed=seed)
 
     def _make_clock(self) -> Callable[[], float]:
         return time.monotonic
+
+    def _look(self) -> None:
+        """It looks at its selector."""
 
     def _rest(self, timeout: float | None) -> float | None:
         """Nothing is ready. How many seconds may the selector wait? None: for ever."""
@@ -99,7 +118,7 @@ class VirtualEventLoop(WatchedEventLoop):
         self._limiter: Any = None  # of anyio's threads
         self._still_since: float | None = None  # real time; inf: it was told
         super().__init__(starvation_limit=starvation_limit, seed=seed)
-        self._own_fds = set(self._watching.get_map())  # those by which other threads wake it
+        self._own_fds = self._watching.fds()  # those by which other threads wake it
 
     def _make_clock(self) -> Callable[[], float]:
         return self._virtual
@@ -110,6 +129,10 @@ class VirtualEventLoop(WatchedEventLoop):
 
     # ---- waiting -----------------------------------------------------------------------------------------------
 
+    def _look(self) -> None:
+        if self._virtual.now >= _COARSE:
+            self._virtual.now = nextafter(self._virtual.now, inf)
+
     def _rest(self, timeout: float | None) -> float | None:
         if self._account.tell_onlookers() or self._asks_anyio():
             return 0
@@ -119,9 +142,13 @@ class VirtualEventLoop(WatchedEventLoop):
             return _LOOK_AGAIN
         self._still_since = None
         if timeout is None:
-            raise DeadlockError(f"every task waits, and nothing is left that could wake one:\n{self.dump()}")
+            raise DeadlockError(f"every task waits, and nothing is left that could wake one:\n{self._where()}")
         self._virtual.now += timeout
         return 0
+
+    def _where(self) -> str:
+        tasks = sorted(asyncio.all_tasks(self), key=lambda task: task.get_name())
+        return "\n".join((*map(repr, tasks), *(dump(guest.kernel.tasks) for guest in self._account.guests)))
 
     def _outside(self, for_ever: bool) -> list[str]:
         """What is pending outside, as text. `for_ever`: there is no timer, so that a listening socket counts, too."""
@@ -133,7 +160,7 @@ class VirtualEventLoop(WatchedEventLoop):
             outside.append(f"{self._limiter.borrowed_tokens} threads of anyio")
         self._children = [child for child in self._children if child.get_returncode() is None]
         outside += [f"child process {child.get_pid()}" for child in self._children]
-        outside += from_outside([fd for fd in self._watching.get_map() if fd not in self._own_fds], for_ever)
+        outside += from_outside(self._watching.fds() - self._own_fds, for_ever)
         return outside
 
     def _tell_why_it_stands(self, outside: list[str]) -> None:
@@ -141,7 +168,7 @@ class VirtualEventLoop(WatchedEventLoop):
         if self._still_since is None:
             self._still_since = now
         elif now - self._still_since > _LONG:
-            self._still_since = float("inf")
+            self._still_since = inf
             report(f"virtual time stands still, for this is pending outside: {', '.join(outside)}", None)
 
     def _asks_anyio(self) -> bool:
@@ -153,12 +180,12 @@ class VirtualEventLoop(WatchedEventLoop):
         async def ask() -> None:
             self._limiter = to_thread.current_default_thread_limiter()
 
-        self._asking = asyncio.Task(ask(), loop=self, name="dari.testing asks anyio")
+        self._asking = self.create_task(ask(), name="dari.testing asks anyio")
         return True
 
     # ---- what is begun outside ---------------------------------------------------------------------------------
 
-    def run_in_executor(self, executor: Executor | None, func: Any, *args: Any) -> Any:
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         """As the base's; the clock stands still until it has ended."""
         future = super().run_in_executor(executor, func, *args)
         self._account.waits += 1

@@ -29,8 +29,9 @@ def run_in_asyncio(source: Any, virtual: bool, seed: int | None, timeout: float 
 
 async def _main(source: Any, timeout: float | None) -> Any:
     main = source if hasattr(source, "__await__") else arun(source)
+    limit = asyncio.timeout(timeout)
     try:
-        async with asyncio.timeout(timeout) as limit:
+        async with limit:
             return await main
     except TimeoutError:
         if limit.expired():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import TYPE_CHECKING, Any, final
 
 from dari._kernel.contract import Operation
 from dari.drivers.pending import Account, accounts
 from dari.drivers.standalone import Standalone
+from dari.testing import standalone
 
 if TYPE_CHECKING:
     from dari._kernel.contract import Wait
@@ -14,15 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["wait_all_blocked"]
 
 
-class Watched(Protocol):
-    """Who tells the onlookers that everybody else is blocked."""
-
-    onlookers: list[Wait]
-
-
-def _watched(driver: Any) -> Watched | None:
+def _watched(driver: Any) -> standalone.Watched | Account | None:
     if isinstance(driver, Standalone):
-        return driver if hasattr(driver, "onlookers") else None  # type: ignore[return-value] # it is `standalone.Watched`
+        return driver if isinstance(driver, standalone.Watched) else None
     return accounts.get(driver.home())
 
 
@@ -37,7 +32,9 @@ class _AllBlocked(Operation[None]):
         watched = _watched(task.kernel.driver)
         if watched is None:
             task.fail(
-                RuntimeError("wait_all_blocked works in programs that dari.testing.run runs, or on its VirtualEventLoop")
+                RuntimeError(
+                    "wait_all_blocked works in programs that dari.testing.run runs, and on its VirtualEventLoop"
+                )
             )
             return
 

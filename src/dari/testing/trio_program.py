@@ -22,7 +22,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from dari._kernel.waiting import dump
 from dari.drivers.pending import Account, accounts
 from dari.exceptions import DeadlockError
-from dari.scheduler import Scheduler
+from dari.scheduler import arun
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -41,18 +41,15 @@ def run_in_trio(source: Any, virtual: bool, seed: int | None, timeout: float | N
 
 
 async def _main(source: Any, seed: int | None, timeout: float | None, watch: _Watch | None) -> Any:
-    account = accounts[lowlevel.current_trio_token()] = Account(trio.current_time, _look_on)
-    async with Scheduler(seed=seed) as scheduler:
-        scheduler._kernel.keeps_failures = 0  # they are logged, as by `dari.run`
-        with trio.move_on_after(inf if timeout is None else timeout) as scope:
-            if watch is not None:
-                watch.begin(account, scope)
-            try:
-                return await (source if hasattr(source, "__await__") else scheduler.create_task(source))
-            finally:
-                scheduler.cancel("main has ended")
-                if watch is not None and watch.standstill is not None:
-                    raise DeadlockError(watch.standstill)
+    account = accounts[lowlevel.current_trio_token()] = Account(trio.current_time, seed=seed, look_on=_look_on)
+    with trio.move_on_after(inf if timeout is None else timeout) as scope:
+        if watch is not None:
+            watch.begin(account, scope)
+        try:
+            return await (source if hasattr(source, "__await__") else arun(source))
+        finally:
+            if watch is not None and watch.standstill is not None:
+                raise DeadlockError(watch.standstill)
     raise TimeoutError(f"dari.testing.run: main did not end within {timeout} seconds")
 
 
