@@ -61,6 +61,7 @@ class AsyncioGuest:
         if account is not None:
             account.guests.add(self)
             self.clock = account.clock
+            max_slice = 0.0  # the same program takes the same steps, on however busy a machine
         self.outer: Guest | None = None
         self.context = Context()  # slices run in no one's context; every task has its own
         self._armed = False  # a slice is on its way, or running

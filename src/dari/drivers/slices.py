@@ -33,6 +33,8 @@ class Slices:
         self._mailbox = mailbox
         self._max_slice = max_slice
         self._chunk = Chunk(max_slice / _CHUNKS_PER_SLICE)
+        if not max_slice:
+            self._chunk.steps = 1  # and it stays so: a slice is one step then, however long that takes
         self.ready: list[tuple[int, Direction]] = []  # descriptors, for the next advance
         self.starting: list[Callable[[], object]] = []  # what the advance asked to be called when it is over
 
