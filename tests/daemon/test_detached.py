@@ -82,8 +82,8 @@ def test_descriptors_are_an_allow_list(bench):
     assert done.returncode == 0
     assert took < 5
     assert standard == ["/dev/null", log, log]
-    # The lock, the log, our signal pipe (two ends); asyncio's epoll and its pair of sockets.
-    assert kinds == sorted([lock, log, "pipe", "pipe", "anon_inode", "socket", "socket"])
+    # The lock, the log, our signal pipe (two ends), the control socket; asyncio's epoll and its pair of sockets.
+    assert kinds == sorted([lock, log, "pipe", "pipe", "socket", "anon_inode", "socket", "socket"])
 
 
 def test_everything_but_the_standard_three_is_close_on_exec(bench):

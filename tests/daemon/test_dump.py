@@ -192,6 +192,7 @@ def test_many_at_once(bench):
 
 def test_who_cannot_be_asked(bench, until):
     """Nobody runs: 7. Who logs to its stderr does so, and the command says where that is."""
+    bench.env["DARI_DAEMON__CONTROL__SOCKET"] = "none"
     assert bench.dari("dump", "app.py:main").returncode == 7
     del bench.env["DARI_DAEMON__LOGFILE"]
     run = bench.popen("run", "app.py:main")

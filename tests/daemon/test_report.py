@@ -66,4 +66,4 @@ def test_none_is_asked_for_by_default(bench):
     )
     done = bench.dari("start", "app.py:main")
 
-    assert done.stdout.splitlines()[0] == "False ['MainThread', 'dari-keeper', 'dari-log']"
+    assert done.stdout.splitlines()[0] == "False ['MainThread', 'dari-control', 'dari-keeper', 'dari-log']"

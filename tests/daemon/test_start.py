@@ -47,9 +47,9 @@ def test_json_round_trip(bench):
         assert common.items() <= answer.items()
     assert {"state": "running", "pid": first, "already": False}.items() <= answers["start"].items()
     assert {"state": "running", "ready": True, "pid": first}.items() <= answers["status"].items()
-    assert answers["status"]["pidfile"] == str(bench.pidfile)
-    assert answers["status"]["logfile"] == str(bench.logfile)
-    assert 0 <= answers["status"]["uptime"] < 60
+    assert answers["status"]["paths"]["pidfile"] == str(bench.pidfile)
+    assert answers["status"]["paths"]["logfile"] == str(bench.logfile)
+    assert 0 <= answers["status"]["uptime_s"] < 60
     assert {"state": "running", "pid": second, "stopped": first}.items() <= answers["restart"].items()
     assert {"state": "stopped", "pid": second, "killed": False}.items() <= answers["stop"].items()
 

@@ -70,7 +70,7 @@ def explain(settings: Settings, keywords: dict[str, Any]) -> dict[str, dict[str,
     }
     for key in KEYS:
         value: Any = getattr(settings, key.replace(".", "_"))
-        if key == "umask":
+        if key in ("umask", "control.mode"):
             value = f"{value:03o}"  # as it is written in the file
         explained[key] = {"value": value, "origin": settings.origins.get(key, DEFAULT)}
     for key, value in keywords.items():

@@ -27,6 +27,8 @@ _COMMANDS = {
     "reload": "reads the configuration again; returns when it is swapped, or refused (153)",
     "check": "configuration with origins, import of TARGET; starts nothing",
     "status": "running 0, dead 1, not running 3, anything else 4",
+    "top": "status, once a second, until Ctrl-C",
+    "metrics": "what the service uses, in the text format of Prometheus",
     "dump": "what every thread and every suspended task is doing",
     "logs": "the end of the log, and with --follow what comes",
 }
@@ -53,8 +55,9 @@ def _parser(own_target: str | None) -> argparse.ArgumentParser:
     parser.add_argument("-c", "--config", metavar="FILE", help="a TOML file with a [daemon] table")
     parser.add_argument("--json", action="store_true", help="answer in JSON, on stdout")
     parser.add_argument("--strict", action="store_true", help="already running, not running, killed: not success")
-    parser.add_argument("-n", "--lines", metavar="LINES", type=_lines, help="logs: how many (20)")
+    parser.add_argument("-n", "--lines", metavar="N", type=_lines, help="logs: how many (20); top: how many looks")
     parser.add_argument("-f", "--follow", action="store_true", help="logs: go on until Ctrl-C, over rotations too")
+    parser.add_argument("--level", metavar="LEVEL", help="logs: set the level of the running service")
     for key in KEYS:
         option = f"--{key.replace('.', '-').replace('_', '-')}"
         parser.add_argument(option, dest=key, metavar="VALUE", help=f"{key} of [daemon]")
@@ -72,9 +75,14 @@ def main(
     try:
         settings = _settings(arguments, target, keywords or {})
         name = settings.name
-        if command == "logs":
+        if command == "logs" and arguments["level"] is None:
             return _show_logs(settings, arguments)
-        report = _perform(command, settings, strict=arguments["strict"])
+        if command == "top":
+            from dari.daemon import top
+
+            top.show(settings, times=arguments["lines"], as_json=arguments["json"])
+            return Exit.DONE
+        report = _perform(command, settings, arguments)
         refused = report.code != Exit.DONE and command != "status"
     except StartFailed as failed:
         report = Report(failed.code, str(failed), {"state": "stopped", "pid": None, "origin": failed.origin})
@@ -94,10 +102,10 @@ def main(
 
         head = {"action": command, "name": name, "ok": report.code == Exit.DONE, "code": int(report.code)}
         print(json.dumps({**head, "text": report.text, **report.fields}))
-    elif command == "dump" and report.fields.get("dump"):
+    elif (command == "dump" and report.fields.get("dump")) or report.fields.get("metrics"):
         print(report.text)
     else:
-        _say(name or "dari", report.text, to=sys.stderr if refused else sys.stdout)
+        _say(name or "dari", report.text, report.details, to=sys.stderr if refused else sys.stdout)
     return report.code
 
 
@@ -130,8 +138,13 @@ def _settings(arguments: dict[str, Any], own_target: str | None, keywords: Mappi
         )
     except (ValueError, LookupError) as error:
         raise Refused(Exit.USAGE, str(error.args[0])) from error
-    if arguments["command"] != "logs" and (arguments["follow"] or arguments["lines"] is not None):
-        raise Refused(Exit.USAGE, f"{arguments['command']} takes no --follow and no --lines; those are for logs")
+    takes = {"logs": ("follow", "lines", "level"), "top": ("lines",)}.get(arguments["command"], ())
+    for option in ("follow", "lines", "level"):
+        if arguments[option] not in (None, False) and option not in takes:
+            where = "logs and top" if option == "lines" else "logs"
+            raise Refused(Exit.USAGE, f"{arguments['command']} takes no --{option}; that is for {where}")
+    if arguments["level"] is not None and (arguments["follow"] or arguments["lines"] is not None):
+        raise Refused(Exit.USAGE, "--level changes the log and shows nothing of it: first that, then --follow")
     if arguments["command"] in _STARTING:
         if settings.target is None:
             raise Refused(
@@ -144,9 +157,20 @@ def _settings(arguments: dict[str, Any], own_target: str | None, keywords: Mappi
     return settings
 
 
-def _perform(command: str, settings: Settings, *, strict: bool) -> Report:
+def _perform(command: str, settings: Settings, arguments: dict[str, Any]) -> Report:
+    strict: bool = arguments["strict"]
     if command == "status":
-        return operate.status(settings)
+        from dari.daemon.status import status
+
+        return status(settings)
+    if command == "logs":
+        from dari.daemon.level_command import set_level
+
+        return set_level(settings, arguments["level"])
+    if command == "metrics":
+        from dari.daemon.status import metrics
+
+        return metrics(settings)
     if command == "stop":
         return operate.stop(settings, strict=strict)
     if command == "restart":
@@ -166,12 +190,14 @@ def _perform(command: str, settings: Settings, *, strict: bool) -> Report:
     return operate.start(settings, strict=strict)
 
 
-def _say(name: str, text: str, *, to: TextIO) -> None:
+def _say(name: str, text: str, details: tuple[str, ...], *, to: TextIO) -> None:
     # A traceback stands by itself; the sentence with the name comes after it.
     *before, last = text.splitlines() or [""]
     for line in before:
         print(line, file=to)
     print(f"{name}: {last}", file=to)
+    for line in details:
+        print(f"  {line}", file=to)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
+from dari.daemon.access import CONTROL_DEFAULTS, CONTROL_KEYS
 from dari.daemon.accounts import ACCOUNT_KEYS
 from dari.daemon.lifecycle import Exit, Refused
 from dari.daemon.quantities import POOL_KEYS, read_bytes, read_descriptors
@@ -48,6 +49,10 @@ class Settings(NamedTuple):
     log_max_bytes: int
     log_backups: int
     log_report_every: float
+    control_socket: str  # "": none
+    control_mode: int
+    control_allow_uids: list[int]
+    control_health: str  # "": none
     origins: dict[str, str]
     limits_nofile: int | None = None
     limits_core: int | None = None
@@ -149,6 +154,7 @@ KEYS: Final[dict[str, Callable[[object, str], Any]]] = {
     "log.max_bytes": _read_count,
     "log.backups": _read_count,
     "log.report_every": _read_interval,
+    **CONTROL_KEYS,
 }
 DEFAULTS: Final[dict[str, object]] = {
     "umask": 0o027,
@@ -162,6 +168,7 @@ DEFAULTS: Final[dict[str, object]] = {
     "log.max_bytes": 10_000_000,
     "log.backups": 5,
     "log.report_every": 0.0,
+    **CONTROL_DEFAULTS,
 }
 
 
@@ -275,6 +282,8 @@ def _complete(values: dict[str, Any], origins: dict[str, str], target: Target | 
     values.setdefault("rundir", rundir)
     values.setdefault("pidfile", os.path.join(values["rundir"], f"{name}.pid"))
     values.setdefault("logfile", f"/var/log/{name}.log" if root else os.path.join(state, f"{name}.log"))
+    # Beside the pidfile, whose directory exists and is not everybody's.
+    values.setdefault("control.socket", f"{values['pidfile'].removesuffix('.pid')}.ctl")
     fields = {key.replace(".", "_"): value for key, value in values.items()}
     return Settings(target=target, config=path, origins=origins, **fields)
 

@@ -1,7 +1,8 @@
-"""`dari dump`: ask the service what it is doing, by USR1, and show what it writes into its log about that.
+"""`dari dump`: ask the service what it is doing, and show what it writes into its log about that.
 
-The signal reaches a service whose loop is blocked, and one that is starting or stopping. The log is where the answer is
-useful later, too; the command finds it there by its first and last line, in text and in JSON, and after a rotation.
+Asked through its control socket, it answers with the text. Without one it gets USR1: the signal reaches a service whose
+loop is blocked, and one that is starting or stopping. The log is where the answer is useful later, too; the command
+finds it there by its first and last line, in text and in JSON, and after a rotation.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from typing import Final
 
 from dari.daemon import tail
+from dari.daemon.asking import ask
 from dari.daemon.config import Settings
 from dari.daemon.lifecycle import Exit, Refused, State
 from dari.daemon.operate import Report, signallable
@@ -32,6 +34,9 @@ def dump(settings: Settings) -> Report:
     if handle is None:
         raise Refused(Exit.NOT_RUNNING, "not running")
     with handle:
+        reply = ask(record, "dump", patience=_PATIENCE)
+        if reply is not None and reply.result is not None:
+            return Report(Exit.DONE, reply.result["text"], {"pid": pid, "dump": reply.result["text"]})
         log = _its_log(settings.logfile, pid)
         try:
             handle.send(signal.SIGUSR1)

@@ -1,7 +1,7 @@
 """Who else is told what a service does: its control socket, its supervisor, whatever comes.
 
 The pidfile, the launcher and the log are told by the service itself. Every other party is a `Listener`: a class in a
-module of its own that overrides the moments it cares about. It joins by one line in `service.listeners_of`, and the
+module of its own that overrides the moments it cares about. It joins by one line in `parties.listeners_of`, and the
 service knows no more of it. The moments of one run, in order:
 
     starting ── ready ── (reloading ── reloaded)* ── stopping ── farewell     and a status whenever the program sets it

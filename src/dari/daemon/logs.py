@@ -63,7 +63,7 @@ class Log:
     """Where this service's lines go; a file, or stderr when there is none (`path` is None)."""
 
     def __init__(self, path: str | None, settings: Settings, *, create_directory: bool, detached: bool) -> None:
-        self._path = path
+        self.path = path
         self.fd = 2 if path is None else open_log(path, create_directory=create_directory)
         self._copies = [self.fd] if path is not None else []
         self._bare = settings.log_format == "none"
@@ -118,9 +118,9 @@ class Log:
 
     def reopen(self) -> None:
         """Open the path again; when that fails the old file stays in use and the error passes through."""
-        if self._path is None:
+        if self.path is None:
             return
-        fresh = open_log(self._path, create_directory=False)
+        fresh = open_log(self.path, create_directory=False)
         try:
             for number in self._copies:
                 os.dup2(fresh, number, inheritable=number in (1, 2))

@@ -1,4 +1,4 @@
-"""What an operator asks for: start, stop, restart, status, run. Each returns a `Report`; nothing is printed here.
+"""What an operator asks for: start, stop, restart, run. Each returns a `Report`; nothing is printed here.
 
 The three questions that every one of them has to answer right: who is it (never by pid alone), who else is at it
 at this moment (another `start`, another `stop`), and is it over (a process that has gone, and a lock that is free).
@@ -11,9 +11,9 @@ import signal
 import time
 from typing import Any, Final, NamedTuple, NoReturn
 
-from dari.daemon.answer import forget_answer, read_answer
+from dari.daemon.answer import forget_answer
 from dari.daemon.config import Settings
-from dari.daemon.lifecycle import HARD_EXIT_AFTER, STATUS_EXIT, Exit, Refused, State
+from dari.daemon.lifecycle import HARD_EXIT_AFTER, Exit, Refused, State
 from dari.daemon.pidfile import SERVICE_BYTE, STOP_BYTE, Record, Seen, clear, look, open_pidfile, try_lock
 from dari.daemon.process import Handle
 
@@ -30,41 +30,7 @@ class Report(NamedTuple):
     code: int
     text: str
     fields: dict[str, Any]
-
-
-def status(settings: Settings) -> Report:
-    """Say what the service is doing."""
-    seen = look(settings.pidfile)
-    record = seen.record if seen.state not in (State.DEAD, State.ORPHANED) else None
-    uptime = record.identity.uptime() if record is not None else None
-    fields: dict[str, Any] = {
-        "state": seen.state.value,
-        "ready": seen.state is State.RUNNING,
-        "pid": seen.pid if record is not None else None,
-        "uptime": None if uptime is None else round(uptime, 2),
-        "pidfile": settings.pidfile,
-        "logfile": settings.logfile,
-    }
-    text = seen.text if uptime is None else f"{seen.text}, up {uptime:.0f} s"
-    if record is not None:
-        told, fields["reload"] = _last_reload(settings, record)
-        fields["generation"] = record.reloads.generation
-        text += told
-    return Report(STATUS_EXIT[seen.state], text, fields)
-
-
-def _last_reload(settings: Settings, record: Record) -> tuple[str, dict[str, Any] | None]:
-    reloads = record.reloads
-    text = ", reloading" if reloads.begun > reloads.ended else ""
-    if not reloads.ended:
-        return text, None
-    answer = read_answer(settings.pidfile, pid=record.identity.pid, since=reloads.ended)
-    ago = max(0, round(time.time() - reloads.at))
-    text += f", generation {reloads.generation}, last reload {reloads.verdict} {ago} s ago"
-    if answer is not None and not answer.ok:
-        text += f" ({answer.text})"
-    fields = {"count": reloads.ended, "ok": reloads.verdict == "ok", "at": reloads.at}
-    return text, {**fields, "text": answer.text if answer is not None else None}
+    details: tuple[str, ...] = ()  # further lines for people
 
 
 def start(settings: Settings, *, strict: bool) -> Report:

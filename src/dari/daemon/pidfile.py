@@ -40,6 +40,7 @@ from dari.daemon.trust import anybodys, distrusted
 SERVICE_BYTE: Final = 0
 STOP_BYTE: Final = 1
 
+_LONGEST_PATH: Final = 2048  # of the 4096 bytes that a reader takes
 _HAS_OFD: Final = hasattr(fcntl, "F_OFD_SETLK")
 # struct flock of Linux: type, whence, start, length, pid (0 for these locks), padding.
 _FLOCK: Final = "hhqqi4x"
@@ -72,12 +73,15 @@ class Record(NamedTuple):
     state: State
     lock_fd: int  # under which number the holder has this very file open: what a forger cannot arrange
     reloads: Reloads = Reloads()
+    control: str = ""  # the path of its control socket; none: ""
 
     def encode(self) -> bytes:
         pid, start, boot = self.identity
+        control = self.control.encode("unicode_escape").decode()
+        control = control if len(control) < _LONGEST_PATH else ""  # found by the configuration then
         return (
             f"{pid}\nstart={start}\nboot={boot}\nlock={self.lock_fd}\nstate={self.state.value:<{_WIDTH}}\n"
-            f"reload={self.reloads.encode()}\n"
+            f"reload={self.reloads.encode()}\nctl={control}\n"
         ).encode()
 
     @classmethod
@@ -88,7 +92,8 @@ class Record(NamedTuple):
             fields = dict(line.split("=", 1) for line in rest)
             identity = Identity(int(first), int(fields["start"]), fields["boot"])
             reloads = Reloads.decode(fields["reload"]) if "reload" in fields else Reloads()
-            return cls(identity, State(fields["state"].strip()), int(fields["lock"]), reloads)
+            control = fields.get("ctl", "").encode().decode("unicode_escape")
+            return cls(identity, State(fields["state"].strip()), int(fields["lock"]), reloads, control)
         except (ValueError, KeyError):
             return None
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from dari.pool import Pool
 
 _LOGGER: Final = logging.getLogger("dari.daemon")
+_COUNTS: Final = (
+    "workers", "idle", "abandoned", "queued", "running", "completed", "failed", "retried", "cancelled", "timed_out"
+)  # fmt: skip
 
 
 class ServicePool:
@@ -52,6 +55,13 @@ class ServicePool:
 
                 self.made = Pool(**self._values, thread_name_prefix=self._name)
             return self.made
+
+    def figures(self) -> dict[str, int] | None:
+        """Return its counts; None when nobody has asked for a pool yet."""
+        if self.made is None:
+            return None
+        stats = self.made.stats()
+        return {count: getattr(stats, count) for count in _COUNTS}
 
     async def drain(self, seconds: float) -> None:
         """Take no more jobs, and wait until all have ended, `exit_timeout` (or `seconds`, if that is less) at most.

@@ -1,4 +1,7 @@
-"""`dari reload`: HUP, and then wait until a reload that began after it was asked for has ended (see `reload`)."""
+"""`dari reload`: have the service reload, and wait until a reload that began after that has ended (see `reload`).
+
+Asked for through the control socket where there is one. Without it: HUP, and the numbers in the pidfile.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import signal
 import time
 from typing import Any, Final
 
-from dari.daemon.answer import read_answer
+from dari.daemon.answer import Answer, read_answer
+from dari.daemon.asking import ask
 from dari.daemon.config import Settings
 from dari.daemon.lifecycle import Exit, Refused, State
 from dari.daemon.operate import LOOK_AGAIN, Report, signallable
@@ -27,6 +31,8 @@ def reload(settings: Settings) -> Report:
     began = time.monotonic()
     patience = 2 * settings.start_timeout + _LATE
     with handle:
+        if (answer := _asked_for(record, patience)) is not None:
+            return answered(answer, seconds=time.monotonic() - began)
         try:
             handle.send(signal.SIGHUP)
         except PermissionError as error:
@@ -43,6 +49,17 @@ def reload(settings: Settings) -> Report:
                 text = f"pid {pid} has not answered within {patience:g} s: its loop, or a callback of its, is blocked"
                 raise Refused(Exit.FAILED, f"{text}; what it holds now is the old configuration", pid=pid)
     return _report(settings, record, since=seen_begun(seen) + 1, seconds=time.monotonic() - began)
+
+
+def _asked_for(record: Record, patience: float) -> Answer | None:
+    """Have the service reload through its control socket, and return what came of it; None where there is none."""
+    reply = ask(record, "reload", patience=patience + _LATE, timeout=patience)
+    if reply is None:
+        return None
+    pid = record.identity.pid
+    if reply.result is None:
+        raise Refused(Exit.FAILED, f"pid {pid}: {reply.error}", pid=pid)
+    return Answer(**reply.result)
 
 
 def seen_begun(seen: Seen) -> int:
@@ -65,12 +82,16 @@ def _report(settings: Settings, record: Record, *, since: int, seconds: float) -
     reloads = record.reloads
     pid = record.identity.pid
     answer = read_answer(settings.pidfile, pid=pid, since=since)
-    fields: dict[str, Any] = {"pid": pid, "generation": reloads.generation, "seconds": round(seconds, 3)}
+    if answer is not None:
+        return answered(answer, seconds=seconds)
     ok = reloads.verdict == "ok"
     text = f"reloaded, generation {reloads.generation}" if ok else "refused, and the old configuration kept"
-    if answer is None:
-        text += f"; the details are in the log, {settings.logfile}"
-    else:
-        ok, text = answer.ok, answer.text
-        fields |= {key: getattr(answer, key) for key in ("generation", "config", "changed", "restart")}
+    fields = {"pid": pid, "generation": reloads.generation, "seconds": round(seconds, 3)}
+    text += f"; the details are in the log, {settings.logfile}"
     return Report(Exit.DONE if ok else Exit.RELOAD_REFUSED, text, fields)
+
+
+def answered(answer: Answer, *, seconds: float) -> Report:
+    fields: dict[str, Any] = {"pid": answer.pid, "seconds": round(seconds, 3)}
+    fields |= {key: getattr(answer, key) for key in ("generation", "config", "changed", "restart")}
+    return Report(Exit.DONE if answer.ok else Exit.RELOAD_REFUSED, answer.text, fields)

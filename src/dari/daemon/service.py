@@ -15,7 +15,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, Final
 
 from dari.daemon.accounts import account
@@ -29,14 +29,15 @@ from dari.daemon.importing import Program, import_program, own_traceback
 from dari.daemon.launch import Handover, read_handover
 from dari.daemon.lifecycle import TRANSITIONS, Event, Exit, Failure, Refused, State
 from dari.daemon.listeners import Listener, Listeners
+from dari.daemon.listening import Doors, open_doors
 from dari.daemon.logs import Log
 from dari.daemon.notify import take as take_supervisor
+from dari.daemon.parties import listeners_of
 from dari.daemon.pidfile import Record, Reloads, clear, write_record
 from dari.daemon.pooling import ServicePool
 from dari.daemon.privileges import drop, give_log, require_access
 from dari.daemon.process import Identity
 from dari.daemon.reload import Reloader
-from dari.daemon.report import Reporter
 from dari.daemon.runner import Host, make_host
 from dari.daemon.setup import close_others, go_home, name_process, settle
 from dari.daemon.signals import Inbox, StartInterrupted, reset_dispositions
@@ -59,11 +60,13 @@ class Service:
         self.sockets = handover.sockets
         self._lock_fd = handover.lock
         self._status_fd = handover.status
-        self._identity = Identity.of(os.getpid())
+        self.identity = Identity.of(os.getpid())
         self._state = State.STARTING
         self._changing = threading.RLock()  # around a transition, its line in the pidfile, and telling of it
         self._log: Log | None = None
         self._host: Host | None = None
+        self.backend = self.settings.backend
+        self.doors = Doors()
         self._dumper = Dumper(self.settings.name, tasks=self._known_tasks, tell=self._tell_dump)
         self.listeners = Listeners()
         self.supervisor = take_supervisor(os.environ, pid=os.getpid())
@@ -92,6 +95,8 @@ class Service:
         atexit.register(self._log.end_output)
         if self.settings.config is not None and not os.access(self.settings.config, os.R_OK):
             _LOGGER.warning("every reload will be refused: this user cannot read %s", self.settings.config)
+        if self.doors.missing:
+            self._log.tell(f"nobody can ask this service: {self.doors.missing}", level=logging.WARNING)
 
     @contextlib.contextmanager
     def _opening_log(self) -> Generator[tuple[str | None, bool]]:
@@ -103,7 +108,13 @@ class Service:
             code = Exit.NOT_PERMITTED if isinstance(error, PermissionError) else Exit.FAILED
             raise Failure(code, f"cannot open the log {path}: {error.strerror}") from error
 
+    def open_doors(self) -> None:
+        self.doors = open_doors(self.settings)
+        with self._changing:
+            self._write_record()
+
     def adopt(self, program: Program) -> None:
+        self.backend = program.backend
         self._reloader.adopt(program.parse, program.keywords)
 
     def use_host(self, host: Host) -> None:
@@ -112,8 +123,6 @@ class Service:
         self.context._make_scheduler = host.scheduler
         if self.supervisor is not None:
             self.supervisor.watch(host.post)
-        if self.settings.log_report_every and self._log is not None:
-            Reporter(self.settings.log_report_every, post=host.post, dropped=self._log.dropped).start()
 
     # -- the states ---------------------------------------------------------------------------------------------
 
@@ -135,8 +144,10 @@ class Service:
             return before
 
     def _write_record(self) -> None:
+        control = self.settings.control_socket if self.doors.control is not None else ""
         with contextlib.suppress(OSError):  # a full disk must not stop a service from stopping
-            write_record(self._lock_fd, Record(self._identity, self._state, self._lock_fd, self._reloader.reloads))
+            record = Record(self.identity, self._state, self._lock_fd, self._reloader.reloads, control)
+            write_record(self._lock_fd, record)
 
     @property
     def state(self) -> State:
@@ -207,6 +218,31 @@ class Service:
             Log.set_level(settings.log_level)
         self.settings = settings
 
+    # -- what whoever observes it asks (from any thread) ----------------------------------------------------------
+
+    @property
+    def reloads(self) -> Reloads:
+        return self._reloader.reloads
+
+    def report(self) -> dict[str, Any]:
+        return self.context.report()
+
+    def count_tasks(self) -> int:
+        return len(self._known_tasks())
+
+    def dropped_lines(self) -> int:
+        return self._log.dropped() if self._log is not None else 0
+
+    def logs_to(self) -> str | None:
+        return self._log.path if self._log is not None else None
+
+    def dump_now(self) -> str:
+        return self._dumper.write()
+
+    def post(self, fn: Callable[[], object]) -> None:
+        if self._host is not None:
+            self._host.post(fn)
+
     # -- what the keeper asks (from its own thread) -------------------------------------------------------------
 
     def grace(self) -> float:
@@ -264,7 +300,7 @@ class Service:
 
         As late as can be: until then it says who is stopping.
         """
-        here = os.getpid() == self._identity.pid  # a forked child comes by here, too
+        here = os.getpid() == self.identity.pid  # a forked child comes by here, too
         if here:
             self.listeners.farewell()
         if self._log is not None:
@@ -272,12 +308,6 @@ class Service:
         if self._lock_fd != -1 and here:
             forget_answer(self.settings.pidfile)
             clear(self._lock_fd)
-
-
-def listeners_of(service: Service) -> list[Listener]:
-    """Return who else is told what this service does, in the order in which they are told."""
-    # The supervisor is first to hear that it stops: it counts the seconds from then on.
-    return [] if service.supervisor is None else [service.supervisor]
 
 
 def main(argv: list[str]) -> int:
@@ -315,6 +345,7 @@ def _say_farewell(service: Service, inbox: Inbox, keeper: Keeper) -> None:
 def _live(service: Service, inbox: Inbox, keeper: Keeper) -> int:
     """Set the process up, import the program, run main; return the exit code."""
     try:
+        service.open_doors()
         settle(service.settings, detached=service.detached)
         service.become_user()
         go_home(service.settings, detached=service.detached)

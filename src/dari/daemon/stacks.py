@@ -145,6 +145,7 @@ class Dumper:
         self._tell = tell
         self._changing = threading.Lock()
         self._asked = self._told = 0
+        self._numbers = itertools.count(1)
         self._at_work = False
 
     def ask(self) -> None:
@@ -162,7 +163,14 @@ class Dumper:
                 if self._told == self._asked:
                     self._at_work = False
                     return
-                self._told = number = self._asked
-            head = f"dump {number} of {self._name} (pid {os.getpid()})"
-            parts = (head, "== threads", threads(), "== suspended tasks", suspended(self._tasks()))
-            self._tell("\n".join((*filter(None, parts), f"end of dump {number}")))
+                self._told = self._asked
+            self.write()
+
+    def write(self) -> str:
+        """Write it now, and return it. Any thread."""
+        number = next(self._numbers)
+        head = f"dump {number} of {self._name} (pid {os.getpid()})"
+        parts = (head, "== threads", threads(), "== suspended tasks", suspended(self._tasks()))
+        text = "\n".join((*filter(None, parts), f"end of dump {number}"))
+        self._tell(text)
+        return text

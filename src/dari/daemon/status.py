@@ -1,0 +1,139 @@
+"""`dari status`: what a service is doing, for people and for machines.
+
+Whether it runs is the pidfile's to say (the exit code comes from there alone). What it uses and how its loop is, the
+service itself knows best, and is asked; where it cannot be asked, the kernel says what it can, and the rest is None.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from dari.daemon.answer import read_answer
+from dari.daemon.asking import VERSION, ask
+from dari.daemon.config import Settings
+from dari.daemon.lifecycle import STATUS_EXIT, Exit, State
+from dari.daemon.operate import Report
+from dari.daemon.pidfile import Record, look
+
+_UNITS: Final = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+
+
+def status(settings: Settings) -> Report:
+    """Say what the service is doing."""
+    seen = look(settings.pidfile)
+    record = seen.record if seen.state not in (State.DEAD, State.ORPHANED) else None
+    fields = _nothing_known(settings)
+    if record is not None:
+        fields |= _from_outside(settings, record)
+        reply = ask(record, "status")
+        if reply is not None and reply.result is not None:
+            fields |= reply.result
+        else:
+            fields["proc"] = _usage_of(record)
+    fields |= {"state": seen.state.value, "ready": seen.state is State.RUNNING}
+    text = seen.text
+    details: tuple[str, ...] = ()
+    if record is not None:
+        text += f", up {_duration(fields['uptime_s'])}" if fields["uptime_s"] is not None else ""
+        text += f", generation {fields['generation']}"
+        text += ", reloading" if record.reloads.begun > record.reloads.ended else ""
+        details = tuple(_details(fields))
+    return Report(STATUS_EXIT[seen.state], text, fields, details)
+
+
+def metrics(settings: Settings) -> Report:
+    """Return the same in the text format of Prometheus, whatever the service's state is: 0 is a figure, too."""
+    from dari.daemon.metrics import as_text
+
+    text = as_text({"name": settings.name, **status(settings).fields})
+    return Report(Exit.DONE, text.rstrip("\n"), {"metrics": text})
+
+
+def _nothing_known(settings: Settings) -> dict[str, Any]:
+    unknown = (
+        *("pid", "starttime", "boot_id", "uptime_s", "generation", "status"),
+        *("last_reload", "loop", "proc", "pool", "log"),
+    )
+    paths = {
+        "pidfile": settings.pidfile,
+        "logfile": settings.logfile,
+        "config": settings.config,
+        "control": settings.control_socket or None,
+        "health": settings.control_health or None,
+    }
+    return {"version": VERSION, **dict.fromkeys(unknown), "paths": paths}
+
+
+def _from_outside(settings: Settings, record: Record) -> dict[str, Any]:
+    pid, start, boot = record.identity
+    uptime = record.identity.uptime()
+    return {
+        "pid": pid,
+        "starttime": start,
+        "boot_id": boot,
+        "uptime_s": None if uptime is None else round(uptime, 2),
+        "generation": record.reloads.generation,
+        "last_reload": _last_reload(settings, record),
+    }
+
+
+def _last_reload(settings: Settings, record: Record) -> dict[str, Any] | None:
+    reloads = record.reloads
+    if not reloads.ended:
+        return None
+    ok = reloads.verdict == "ok"
+    answer = None if ok else read_answer(settings.pidfile, pid=record.identity.pid, since=reloads.ended)
+    error = answer.text if answer is not None else "" if ok else "the log has the reason"
+    return {"count": reloads.ended, "ok": ok, "error": error or None, "time": reloads.at}
+
+
+def _usage_of(record: Record) -> dict[str, Any] | None:
+    from dari.daemon.vitals import Usage  # and with it psutil, which a service that answers makes needless
+
+    return Usage(record.identity.pid).look()
+
+
+def _details(fields: dict[str, Any]) -> list[str]:
+    """Return the lines below the sentence: what is known, and nothing of what is not."""
+    lines: list[str] = [fields["status"]] if fields["status"] else []
+    if proc := fields["proc"]:
+        children = f", {len(proc['children'])} children" if proc["children"] else ""
+        lines.append(
+            f"cpu {proc['cpu']} %, memory {proc['rss'] / 1e6:.1f} MB, {proc['fds']} descriptors, "
+            f"{proc['threads']} threads{children}"
+        )
+    if loop := fields["loop"]:
+        lines.append(f"{loop['kind']}: {loop['tasks']} tasks, {_lag(loop)}")
+    if pool := fields["pool"]:
+        lines.append(
+            f"pool: {pool['workers']} workers, {pool['idle']} of them idle; {pool['queued']} jobs queued, "
+            f"{pool['running']} running, {pool['completed']} completed, {pool['failed']} failed"
+        )
+    if last := fields["last_reload"]:
+        ago = _duration(max(0.0, time.time() - last["time"]))
+        lines.append(f"last reload {'ok' if last['ok'] else 'refused'} {ago} ago")
+        lines[-1] += f": {last['error']}" if last["error"] else ""
+    lines.append(f"log {fields['paths']['logfile']}")
+    if fields["log"] and fields["log"]["dropped"]:
+        lines[-1] += f", {fields['log']['dropped']} lines dropped"
+    return lines
+
+
+def _lag(loop: dict[str, Any]) -> str:
+    if loop["lag_ms"] is None:
+        return "its lag is not known"
+    if not loop["answers"]:
+        return f"the loop has not answered for {_duration(loop['lag_ms'] / 1000)}: `dari dump` shows what it is doing"
+    return f"loop lag {loop['lag_ms']:.1f} ms"
+
+
+def _duration(seconds: float) -> str:
+    """Return it in the two largest units that are not zero."""
+    left = round(seconds)
+    parts: list[str] = []
+    for unit, size in _UNITS:
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "0 s"
