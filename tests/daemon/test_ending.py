@@ -194,7 +194,7 @@ def test_the_last_lines_have_time(bench):
         from dari.daemon import logwriter
         class Disk:
             def write(self, fd, chunk):
-                if b"the last line" in chunk:
+                if b"the last line" in bytes(chunk):
                     time.sleep(1)
                 return os.write(fd, chunk)
             def __getattr__(self, name):

@@ -76,7 +76,7 @@ class StandaloneHost:
         self.post(self._cancel_main)
 
     def _cancel_main(self) -> None:
-        if self._main is not None and not self._main.done() and not self._cancelled:
+        if self._main is not None and not self._cancelled:
             self._cancelled = True
             self._main.cancel("the service is stopping")
 
