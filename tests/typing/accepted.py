@@ -181,3 +181,26 @@ def lives_of_jobs(job: dari.Job[int]) -> None:
 def mapping(pool: dari.Pool) -> dari.Steps[None]:
     maybe = yield from pool.map(len, ["text"]).get(default=None)
     assert_type(maybe, int | None)
+
+
+async def service(ctx: dari.Context) -> None:
+    assert_type(ctx.pool, dari.Pool)
+    assert_type(ctx.scheduler, dari.Scheduler)
+    assert_type(ctx.scheduler.create_task(child, 1), dari.Task[str])
+    assert_type(await ctx.pool.run_sync(len, "four"), int)
+
+    @ctx.on_stop
+    async def close() -> None:
+        ctx.set_status("closing")
+
+    @ctx.on_stop
+    def flush() -> dari.Steps[None]:
+        yield dari.sleep(0.1)
+
+    ctx.on_stop(print)
+    assert_type(ctx.report(), dict[str, Any])
+    ctx.ready()
+    await ctx.stopping.wait()
+
+
+daemon = dari.Daemon(service, backend="trio", stop_grace=10)

@@ -64,3 +64,9 @@ def pools(pool: dari.Pool) -> None:
     dari.Pool(on_retry=lambda job: None)  # error
     pool.options(key=1)  # error
     pool.resize("3")  # error
+
+
+def services(ctx: dari.Context) -> None:
+    ctx.on_stop(lambda late: None)  # error
+    ctx.set_status(7)  # error
+    ctx.pool.submit(len, 3)  # error
