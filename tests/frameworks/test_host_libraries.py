@@ -21,6 +21,7 @@ import dari
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
+    "hosted": dari.EventLoop,
 }
 PATIENCE = 20  # seconds, for an event that must come
 

@@ -48,7 +48,7 @@ def test_the_tests_of_the_page_pass(project: Path) -> None:
 
 
 def test_on_each_loop(project: Path) -> None:
-    """With the hook in conftest.py each runs on asyncio's loop and on uvloop."""
+    """With the hook in conftest.py each runs on asyncio's loop, on uvloop and on ours."""
     pytest.importorskip("pytest_asyncio", minversion="1.4", reason="the hook came with 1.4")
     (project / "conftest.py").write_text(HOOK)
 
@@ -59,7 +59,7 @@ def test_on_each_loop(project: Path) -> None:
         sorted(
             f"{name}[{loop}]"
             for name in ("test_total", "test_does_not_take_for_ever", "test_double")
-            for loop in ("asyncio", "uvloop")
+            for loop in ("asyncio", "uvloop", "dari")
         ),
     )
 
