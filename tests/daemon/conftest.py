@@ -99,8 +99,9 @@ class Bench:
 
     def spawn(self, command: list[str], **options: Any) -> subprocess.Popen[str]:
         """Run any command in this place; it is gone when the test is over."""
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": self.env, **options}
-        child = subprocess.Popen(command, cwd=self.directory, text=True, **options)
+        pipe = subprocess.PIPE
+        options = {"stdout": pipe, "stderr": pipe, "env": self.env, "cwd": self.directory, **options}
+        child = subprocess.Popen(command, text=True, **options)
         self.children.append(child)
         return child
 

@@ -62,13 +62,17 @@ def all_logs(bench):
 
 
 def logrotate(bench, how):
+    run_logrotate(bench, f"{bench.logfile} {{\n    rotate 99\n    {how}\n}}\n")
+
+
+def run_logrotate(bench, text):
     """Run the real one, as cron does it."""
     program = shutil.which("logrotate", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
     if program is None:
         assert os.geteuid() != 0, "as root .ci/run installs logrotate: a skip would hide what this is for"
         pytest.skip("logrotate is not installed")
     config = bench.directory / "logrotate.conf"
-    config.write_text(f"{bench.logfile} {{\n    rotate 99\n    {how}\n}}\n")
+    config.write_text(text)
     config.chmod(0o644)
     command = [program, "--force", "--state", str(bench.directory / "state"), str(config)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

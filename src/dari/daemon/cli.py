@@ -30,9 +30,10 @@ _COMMANDS = {
     "top": "status, once a second, until Ctrl-C",
     "metrics": "what the service uses, in the text format of Prometheus",
     "dump": "what every thread and every suspended task is doing",
+    "unit": "a systemd unit for this service, or --logrotate: what logrotate needs",
     "logs": "the end of the log, and with --follow what comes",
 }
-_STARTING = {"run": "run", "start": "started", "restart": "started", "check": "checked"}
+_STARTING = {"run": "run", "start": "started", "restart": "started", "check": "checked", "unit": "written down"}
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
@@ -58,6 +59,7 @@ def _parser(own_target: str | None) -> argparse.ArgumentParser:
     parser.add_argument("-n", "--lines", metavar="N", type=_lines, help="logs: how many (20); top: how many looks")
     parser.add_argument("-f", "--follow", action="store_true", help="logs: go on until Ctrl-C, over rotations too")
     parser.add_argument("--level", metavar="LEVEL", help="logs: set the level of the running service")
+    parser.add_argument("--logrotate", action="store_true", help="unit: a file for /etc/logrotate.d instead")
     for key in KEYS:
         option = f"--{key.replace('.', '-').replace('_', '-')}"
         parser.add_argument(option, dest=key, metavar="VALUE", help=f"{key} of [daemon]")
@@ -102,7 +104,7 @@ def main(
 
         head = {"action": command, "name": name, "ok": report.code == Exit.DONE, "code": int(report.code)}
         print(json.dumps({**head, "text": report.text, **report.fields}))
-    elif (command == "dump" and report.fields.get("dump")) or report.fields.get("metrics"):
+    elif (command == "dump" and report.fields.get("dump")) or report.fields.get("metrics") or command == "unit":
         print(report.text)
     else:
         _say(name or "dari", report.text, report.details, to=sys.stderr if refused else sys.stdout)
@@ -138,10 +140,10 @@ def _settings(arguments: dict[str, Any], own_target: str | None, keywords: Mappi
         )
     except (ValueError, LookupError) as error:
         raise Refused(Exit.USAGE, str(error.args[0])) from error
-    takes = {"logs": ("follow", "lines", "level"), "top": ("lines",)}.get(arguments["command"], ())
-    for option in ("follow", "lines", "level"):
+    takes = {"logs": ("follow", "lines", "level"), "top": ("lines",), "unit": ("logrotate",)}.get(arguments["command"], ())
+    for option in ("follow", "lines", "level", "logrotate"):
         if arguments[option] not in (None, False) and option not in takes:
-            where = "logs and top" if option == "lines" else "logs"
+            where = {"lines": "logs and top", "logrotate": "unit"}.get(option, "logs")
             raise Refused(Exit.USAGE, f"{arguments['command']} takes no --{option}; that is for {where}")
     if arguments["level"] is not None and (arguments["follow"] or arguments["lines"] is not None):
         raise Refused(Exit.USAGE, "--level changes the log and shows nothing of it: first that, then --follow")
@@ -153,7 +155,8 @@ def _settings(arguments: dict[str, Any], own_target: str | None, keywords: Mappi
             )
         if settings.target.is_file and not os.path.isfile(settings.target.place):
             raise Refused(Exit.NO_TARGET, f"there is no file {settings.target.place}")
-        account(settings.user, settings.group)
+        if arguments["command"] != "unit":  # which may be for another machine
+            account(settings.user, settings.group)
     return settings
 
 
@@ -181,6 +184,11 @@ def _perform(command: str, settings: Settings, arguments: dict[str, Any]) -> Rep
         return reload(settings)
     if command == "check":
         return operate.check(settings)
+    if command == "unit":
+        from dari.daemon import unit
+
+        write = unit.logrotate_snippet if arguments["logrotate"] else unit.systemd_unit
+        return Report(Exit.DONE, write(settings), {})
     if command == "dump":
         from dari.daemon import dump
 
