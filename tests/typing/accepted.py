@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncGenerator
 from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager
@@ -198,9 +199,11 @@ async def service(ctx: dari.Context) -> None:
         yield dari.sleep(0.1)
 
     ctx.on_stop(print)
+    for listening in ctx.sockets["web"]:
+        assert_type(listening, socket.socket)
     assert_type(ctx.report(), dict[str, Any])
     ctx.ready()
     await ctx.stopping.wait()
 
 
-daemon = dari.Daemon(service, backend="trio", stop_grace=10)
+daemon = dari.Daemon(service, backend="trio", stop_grace=10, user="indexer", group="indexer")
