@@ -17,6 +17,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 import dari
@@ -82,7 +83,9 @@ def public():
     )
     copied = directory / "lib" / library.name
     shutil.copytree(library, copied, copy_function=link_or_copy, ignore=unused)
-    shutil.copytree(Path(dari.__file__).parent, copied / "site-packages" / "dari", copy_function=link_or_copy)
+    for package in (dari, psutil):
+        place = Path(str(package.__file__)).parent
+        shutil.copytree(place, copied / "site-packages" / place.name, copy_function=link_or_copy, ignore=unused)
     (directory / "bin").mkdir()
     link_or_copy(os.path.realpath(sys.executable), directory / "bin" / "python")
     shared = Path(str(sysconfig.get_config_var("LIBDIR")), str(sysconfig.get_config_var("INSTSONAME")))

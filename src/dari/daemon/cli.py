@@ -34,6 +34,8 @@ _COMMANDS = {
     "logs": "the end of the log, and with --follow what comes",
 }
 _STARTING = {"run": "run", "start": "started", "restart": "started", "check": "checked", "unit": "written down"}
+# Options that the other commands do not take.
+_ONLY_FOR = {"follow": ("logs",), "level": ("logs",), "lines": ("logs", "top"), "logrotate": ("unit",)}
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
@@ -140,10 +142,9 @@ def _settings(arguments: dict[str, Any], own_target: str | None, keywords: Mappi
         )
     except (ValueError, LookupError) as error:
         raise Refused(Exit.USAGE, str(error.args[0])) from error
-    takes = {"logs": ("follow", "lines", "level"), "top": ("lines",), "unit": ("logrotate",)}.get(arguments["command"], ())
-    for option in ("follow", "lines", "level", "logrotate"):
-        if arguments[option] not in (None, False) and option not in takes:
-            where = {"lines": "logs and top", "logrotate": "unit"}.get(option, "logs")
+    for option, commands in _ONLY_FOR.items():
+        if arguments[option] not in (None, False) and arguments["command"] not in commands:
+            where = " and ".join(commands)
             raise Refused(Exit.USAGE, f"{arguments['command']} takes no --{option}; that is for {where}")
     if arguments["level"] is not None and (arguments["follow"] or arguments["lines"] is not None):
         raise Refused(Exit.USAGE, "--level changes the log and shows nothing of it: first that, then --follow")
