@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 from dari._kernel.world import AHEAD_OF_ALL, chain_priority
 from dari.drivers.mailbox import Mailbox
@@ -24,35 +24,39 @@ __all__ = ["mailbox_of", "wait_for_remote"]
 
 T = TypeVar("T")
 
-_mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = WeakKeyDictionary()
+# By the loop's id, which is its own as long as it lives; then its entry goes. (A WeakKeyDictionary takes five times as
+# long for the same, 0.4 µs of the 10 that waiting for a job costs a loop.)
+_mailboxes: dict[int, tuple[Mailbox, ref[asyncio.AbstractEventLoop]]] = {}
 
 
 def mailbox_of(loop: asyncio.AbstractEventLoop) -> Mailbox:
     """The mailbox of `loop`; made on the loop's own thread."""
-    mailbox = _mailboxes.get(loop)
-    if mailbox is None:
-        # The mailbox must not hold the loop, whose entry in the dictionary would then never go.
-        from weakref import ref
+    entry = _mailboxes.get(id(loop))
+    return entry[0] if entry is not None else _new_mailbox(loop)
 
-        loop_ref = ref(loop)
 
-        def empty() -> None:
-            for call in box.take():
-                call()
+def _new_mailbox(loop: asyncio.AbstractEventLoop) -> Mailbox:
+    number = id(loop)
+    loop_ref = ref(loop, lambda _: _mailboxes.pop(number, None))  # the mailbox must not hold the loop
 
-        context = Context()
-        context.run(chain_priority.set, AHEAD_OF_ALL)
+    def empty() -> None:
+        for call in mailbox.take():
+            call()
 
-        def wake() -> None:
-            loop = loop_ref()
-            try:
-                if loop is None:
-                    raise RuntimeError("gone")
-                loop.call_soon_threadsafe(empty, context=context)
-            except RuntimeError:  # the loop was closed meanwhile: nobody is left who could hear
-                box.close()
+    context = Context()
+    context.run(chain_priority.set, AHEAD_OF_ALL)
 
-        mailbox = box = _mailboxes[loop] = Mailbox(wake)
+    def wake() -> None:
+        loop = loop_ref()
+        try:
+            if loop is None:
+                raise RuntimeError("gone")
+            loop.call_soon_threadsafe(empty, context=context)
+        except RuntimeError:  # the loop was closed meanwhile: nobody is left who could hear
+            mailbox.close()
+
+    mailbox = Mailbox(wake)
+    _mailboxes[number] = mailbox, loop_ref
     return mailbox
 
 

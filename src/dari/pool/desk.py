@@ -189,6 +189,7 @@ class Desk(Salvage):
         if self._offer(job):
             self._settle(place, Value(job))
         else:
+            self.crowded = True
             self._places.push(job._tally.priority, place)
 
     def _withdraw(self, place: Place[Any]) -> None:

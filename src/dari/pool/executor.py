@@ -148,6 +148,7 @@ class _JobFuture(Future[T], Listener):
     told = False
     """Have those been called that were added before the job's end?"""
     _notified = False
+    _made_condition: Condition | None = None
 
     def __init__(self, job: Job[T], at_large: set[_JobFuture[Any]]) -> None:  # deliberately without super().__init__()
         self._job: Final = job
@@ -263,22 +264,21 @@ class _JobFuture(Future[T], Listener):
         """The job has ended. (Called again, if the end of the stack kept a callback from being begun.)"""
         if not self._notified:
             self._notified = True
-            self._notify()
-        self.teller = get_ident()
-        try:
-            self._call_back()
-        except RecursionError:
-            raise
-        except BaseException:  # Ctrl-C
-            self._be_told()
-            raise
+            if self._made_condition is not None:
+                self._notify()
+        if self._done_callbacks:
+            self.teller = get_ident()
+            try:
+                self._call_back()
+            except RecursionError:
+                raise
+            except BaseException:  # Ctrl-C
+                self._be_told()
+                raise
         self._be_told()
 
     def _notify(self) -> None:
-        condition = self.__dict__.get("_made_condition")
-        if condition is None:
-            return
-        with condition:
+        with self._condition:
             for waiter in self._waiters:
                 if self.cancelled():
                     waiter.add_cancelled(self)
@@ -286,7 +286,7 @@ class _JobFuture(Future[T], Listener):
                     waiter.add_exception(self)
                 else:
                     waiter.add_result(self)
-            condition.notify_all()
+            self._condition.notify_all()
 
     def _call_back(self) -> None:
         callbacks = self._done_callbacks
@@ -304,7 +304,6 @@ class _JobFuture(Future[T], Listener):
     def _be_told(self) -> None:
         self.told = True
         self._at_large.discard(self)
-        condition = self.__dict__.get("_made_condition")
-        if condition is not None:
-            with condition:
-                condition.notify_all()
+        if self._made_condition is not None:
+            with self._condition:
+                self._condition.notify_all()

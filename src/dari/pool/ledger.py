@@ -96,6 +96,7 @@ class Ledger(Sections):
         self.limits = Limits(limits, self._new_line)
         self.scheduled: dict[Job[Any], None] = {}  # they have their place, and wait for their time
         self._places = self._new_places()
+        self.crowded = False  # somebody may stand there
         self.clock = Clock(self)
         self.watch = Watch(self)
         self.tallies: dict[int, Tally] = {}
@@ -109,20 +110,20 @@ class Ledger(Sections):
 
     def take(self) -> Job[Any] | None:
         """The next job, for whoever starts it now. None: there is none; or, if `looks_again`, not among the first."""
-        line = self._line
-        for _ in range(_AT_ONCE):
-            job = line.next()
-            if job is None:
-                return None
+        looks = 0
+        while (job := self._line.next()) is not None:
             rare = job._rare
             if rare is None or rare.limit is None or rare.limit.take(rare):
                 self._claim(job)
-                if self._places:
+                if self.crowded:
                     self._let_in()
                 return job
             rare.aside = True
             rare.limit.aside.put_back(job._tally.priority, job, since)
-        self.looks_again = True
+            looks += 1
+            if looks == _AT_ONCE:
+                self.looks_again = True
+                break
         return None
 
     def take_nested(self) -> Job[Any] | None:
@@ -362,7 +363,11 @@ class Ledger(Sections):
 
     def _let_in(self) -> None:
         """Places came free: they go to who waits, by priority."""
-        while self.room > 0 and (place := self._places.next()) is not None:
+        while self.room > 0:
+            place = self._places.next()
+            if place is None:
+                self.crowded = False
+                return
             self._enqueue(place.job)
             self._settle(place, Value(place.job))
 

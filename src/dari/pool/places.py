@@ -160,16 +160,17 @@ class Run(Remote[T_co]):
         return self._job.cancelled_error()
 
     def _outside(self) -> Generator[Any, Any, T_co]:
-        self._refuse_twice()
+        if self._begun:
+            raise self._refusal()
         return super()._outside()
 
     def _begin(self, call: Callable[[], object] | None) -> None:
-        self._refuse_twice()
+        if self._begun:
+            raise self._refusal()
         self._begun = True
         self._job._waiters = call  # nobody else knows the job yet, so this needs no lock
         if not self._door.offer(self._job):
             self._door.stand(Place(self._door, self._job))
 
-    def _refuse_twice(self) -> None:
-        if self._begun:
-            raise RuntimeError(f"{self!r} was waited for before: each job needs a call of its own")
+    def _refusal(self) -> RuntimeError:
+        return RuntimeError(f"{self!r} was waited for before: each job needs a call of its own")

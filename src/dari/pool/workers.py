@@ -273,7 +273,8 @@ class Worker(Seat):
         state: JobState = FAILED
         while True:
             stays = may_take = True
-            take_turn(lock)
+            if not lock.acquire(False):
+                take_turn(lock)
             try:  # one section: end the last, take the next
                 desk.inside = True
                 if desk.in_doubt:
