@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import signal
 
+from hypothesis import settings
+
 # A job in a shell's background is started with SIGINT ignored, and so are the programs that it starts: then no test of
 # Ctrl-C would hear of one.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No example is timed: a machine that does ten things at once may stall any of them.
+settings.register_profile("dari", deadline=None)
+settings.load_profile("dari")

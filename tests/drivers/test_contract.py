@@ -75,10 +75,12 @@ def test_sleeps_end_in_the_order_of_their_deadlines(run):
         order = []
 
         def child(delay):
-            yield dari.sleep(delay)
+            yield dari.sleep_until(start + delay)
             order.append(delay)
 
-        with dari.TaskGroup() as group:
+        with dari.move_on_after(0.05) as scope, dari.TaskGroup() as group:
+            start = scope.deadline
+            scope.deadline += 100
             for delay in (0.03, 0.01, 0.02):
                 group.create_task(child, delay)
             yield group.join()

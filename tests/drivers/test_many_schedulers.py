@@ -229,10 +229,12 @@ def test_the_error_of_one_does_not_touch_the_other(run_in, caplog):
 
     def plan(name):
         try:
-            yield dari.sleep(0.005)
+            yield go.wait()
             log.append(f"{name} went on")
         finally:
             log.append(f"{name} ended")
+
+    go = dari.Event()
 
     async def main():
         async with dari.Scheduler() as outer:
@@ -245,6 +247,7 @@ def test_the_error_of_one_does_not_touch_the_other(run_in, caplog):
             with pytest.raises(ExceptionGroup, match="1 tasks failed"):
                 async with dari.Scheduler() as inner:
                     inner.create_task(fails)
+            go.set()
         return outer.stats().completed, outer.stats().cancelled
 
     with caplog.at_level(logging.CRITICAL, "dari"):

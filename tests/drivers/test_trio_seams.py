@@ -364,15 +364,16 @@ def test_a_shielded_wait_is_not_cancelled():
 def test_an_error_of_the_cleanup_comes_out_of_a_cancelled_wait():
     """Rather than the cancel, as everywhere in trio."""
 
-    def work():
+    def work(scope):
+        trio.lowlevel.current_trio_token().run_sync_soon(scope.cancel)  # when it waits
         try:
             yield dari.Event().wait()
         finally:
             raise OSError("cleanup")
 
     async def main():
-        with trio.move_on_after(0.001) as scope, pytest.raises(OSError, match="cleanup"):
-            await dari.arun(work)
+        with trio.CancelScope() as scope, pytest.raises(OSError, match="cleanup"):
+            await dari.arun(work, scope)
         return scope.cancelled_caught
 
     assert trio.run(main) is False

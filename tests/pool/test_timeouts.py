@@ -208,8 +208,11 @@ def test_who_waits_after_a_cancel_is_free_at_the_timeout(one, gate):
     """A cancelled waiter awaits the real end of the job, or its timeout, and gets that as any other error."""
 
     def main():
-        with dari.move_on_after(SOON):
-            yield one.options(timeout=3 * SOON).submit(gate.wait)
+        job = one.options(timeout=0.3).submit(gate.wait)
+        until(job.running)
+        with dari.CancelScope() as scope:
+            scope.cancel()
+            yield job
 
     with pytest.raises(JobTimeout):
         dari.run(main)
