@@ -40,7 +40,7 @@ from dari.daemon.activation import Passed, passed
 from dari.daemon.config import Settings
 from dari.daemon.environment import for_service
 from dari.daemon.lifecycle import HARD_EXIT_AFTER, Exit, Refused, StartFailed, State
-from dari.daemon.pidfile import Record, clear, look, open_pidfile, try_lock, write_record
+from dari.daemon.pidfile import _LIVE, Record, clear, look, open_pidfile, try_lock, write_record
 from dari.daemon.process import Handle, Identity
 from dari.exceptions import DaemonError
 
@@ -48,6 +48,7 @@ _VERDICT: Final = struct.Struct("=ci")
 _IS: Final = b"p"  # its pid is …
 _DIED: Final = b"d"  # it died, with the wait status …
 _KILL_WAIT: Final = 5.0  # for a process that was killed to be gone; longer means that the kernel keeps it
+_LOOK_AGAIN: Final = 0.02  # for the name of a service whose parent was killed
 
 
 class Handover(NamedTuple):
@@ -145,7 +146,7 @@ class _Launch:
             signals.restore(mask)  # from here on Ctrl-C may end the start
             return self._await_ready(status, verdict)
         except BaseException:
-            self._end_service(verdict)
+            self._end_service(status, verdict)
             raise
         finally:
             os.close(release)
@@ -176,8 +177,7 @@ class _Launch:
                     if kind != _IS:
                         raise StartFailed(Exit.FAILED, "the process between was killed; the service was stopped")
                     pid = number
-                    with contextlib.suppress(ProcessLookupError):
-                        self._service = Handle.open(Identity.of(pid))
+                    self._hold(pid)
                 elif raw := os.read(status, 65536):
                     self._words += raw
                     if any(word.get("event") == "ready" for word in self._said()):
@@ -221,18 +221,46 @@ class _Launch:
             text = f"it ended with {code} before it was ready"
         return StartFailed(code, text.lstrip("\n"), origin=origin)
 
-    def _end_service(self, verdict: int) -> None:
+    def _end_service(self, status: int, verdict: int) -> None:
         """After a failure: see that nothing of the service is left, then clear the pidfile. We have the lock."""
+        if not self._gone and self._service is None:
+            self._find_service(status, verdict)
         if not self._gone and self._service is not None:
             self._service.send(signal.SIGTERM)
             if not self._service.wait(HARD_EXIT_AFTER):
                 self._service.send(signal.SIGKILL)
             self._gone = self._service.wait(_KILL_WAIT)
-        elif not self._gone:
-            # Without a handle there was no verdict, or one that came too late to open it: wait for the second.
-            self._gone = self._read_verdict(verdict)[0] in (_DIED, b"")
         if self._gone:
             clear(self._lock)
+
+    def _find_service(self, status: int, verdict: int) -> None:
+        """Get hold of a service that nobody has told us of yet, or learn that there is none."""
+        kind, pid = self._read_verdict(verdict)
+        if kind == _IS:
+            self._hold(pid)
+            if self._service is not None:
+                return
+            kind, _ = self._read_verdict(verdict)  # it ended before we could: that comes next
+        if kind == _DIED:
+            self._gone = True
+            return
+        # Middle was killed. What it had forked says who it is by its first line in the pidfile, and that it is not
+        # there by the end of its pipe (tests/daemon/test_fault.py).
+        os.set_blocking(status, False)
+        deadline = time.monotonic() + _KILL_WAIT
+        while not self._gone and time.monotonic() < deadline:
+            with contextlib.suppress(BlockingIOError):
+                self._gone = not os.read(status, 65536)
+            seen = look(self._settings.pidfile)
+            if seen.record is not None and seen.state in _LIVE:
+                self._service = Handle.open(seen.record.identity)
+                self._gone = self._service is None
+                return
+            time.sleep(_LOOK_AGAIN)
+
+    def _hold(self, pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._service = Handle.open(Identity.of(pid))
 
 
 class _Image(NamedTuple):

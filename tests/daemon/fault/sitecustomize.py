@@ -5,9 +5,10 @@ and, over the exec, in the service. DIE_AT names the place, as `who event functi
 
     who       launcher, middle, heir (forked, not yet a fresh interpreter), service, stop
     event     call, return (of a Python function of dari.daemon), c_call (of a built-in function, by one of those)
+    function  its qualified name; for c_call that of the caller, and the built-in's
 
 Before it dies the process appends its pid to the file DIED. With PLACES instead of DIE_AT it only writes down the
-places that it comes through, for `benchmarks/daemon_faults.py`, which tries them all.
+places that it comes through.
 """
 
 import os
@@ -35,7 +36,7 @@ def append(path: str, text: str) -> None:
 def look(frame, event: str, arg) -> None:
     if event == "c_return" or event == "c_exception" or DAEMON not in frame.f_code.co_filename:
         return
-    place = f"{WHO} {event} {arg.__qualname__ if event == 'c_call' else frame.f_code.co_qualname}"
+    place = f"{WHO} {event} {frame.f_code.co_qualname}" + (f" {arg.__name__}" if event == "c_call" else "")
     if PLACES is not None:
         append(PLACES, f"{place}\n")
     elif place == DIE_AT:
