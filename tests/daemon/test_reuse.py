@@ -80,8 +80,12 @@ def test_a_reused_pid_that_holds_nothing(bench):
 
     codes = {"status": 1, "reload": 7, "dump": 7, "stop": 0}
     assert told == {
-        **{"reused": True, "unharmed": True, "holds": False, "started": 0},
-        **{"codes": codes, "states": "dead"},
+        "reused": True,
+        "unharmed": True,
+        "holds": False,
+        "started": 0,
+        "codes": codes,
+        "states": "dead",
     }
 
 
@@ -93,6 +97,10 @@ def test_a_reused_pid_under_a_held_lock(bench):
 
     codes = {"status": 4, "reload": 155, "dump": 155, "stop": 155}
     assert told == {
-        **{"reused": True, "unharmed": True, "holds": True, "started": 155},
-        **{"codes": codes, "states": "orphaned"},
+        "reused": True,
+        "unharmed": True,
+        "holds": True,
+        "started": 155,
+        "codes": codes,
+        "states": "orphaned",
     }
