@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import IO
 
 SERVICE = """\
 import asyncio, fcntl, os, random, time
@@ -73,7 +74,7 @@ class Storm:
             "DARI_DAEMON__STOP_GRACE": "2",
         }
         (directory / "app.py").write_text(SERVICE)
-        self.running: list[tuple[str, subprocess.Popen[str]]] = []
+        self.running: list[tuple[str, subprocess.Popen[str], IO[str]]] = []
         self.count: Counter[str] = Counter()
         self.wrong: list[str] = []
 
@@ -84,8 +85,7 @@ class Storm:
         err = tempfile.TemporaryFile("w+", dir=self.directory)  # noqa: SIM115 - read and closed by `collect`
         with out:
             child = subprocess.Popen(argv, cwd=self.directory, env=self.env, text=True, stdout=out, stderr=err)
-        child.errors = err  # type: ignore[attr-defined]
-        self.running.append((name, child))
+        self.running.append((name, child, err))
         self.count[name] += 1
         return child
 
@@ -106,13 +106,13 @@ class Storm:
                 self.count["kill -9"] += 1
 
     def collect(self, *, wait: bool = False) -> None:
-        for name, child in list(self.running):
+        for command in list(self.running):
+            name, child, errors = command
             if wait:
                 child.wait(timeout=120)
             if child.poll() is None:
                 continue
-            self.running.remove((name, child))
-            errors = child.errors  # type: ignore[attr-defined]
+            self.running.remove(command)
             errors.seek(0)
             text = errors.read()
             errors.close()

@@ -98,6 +98,79 @@ MUTANTS = {
         "        calls = self._calls\n        self._armed = self._armed and not calls\n",
         "tests/drivers/test_mailbox.py",
     ),
+    # The daemon's start real processes, so each names the one test that is made for it.
+    "lock not held over exec": Mutant(
+        "daemon/pidfile.py",
+        "fcntl.F_OFD_SETLK, _lock_request(fcntl.F_WRLCK, byte)",
+        "fcntl.F_SETLK, _lock_request(fcntl.F_WRLCK, byte)",
+        "tests/daemon/test_start.py::test_the_lock_is_held_over_exec_and_not_by_children",
+    ),
+    "lock inherited by forked children": Mutant(
+        "daemon/service.py",
+        "    os.register_at_fork(after_in_child=service.leave_to_parent)\n",
+        "",
+        "tests/daemon/test_start.py::test_the_lock_is_held_over_exec_and_not_by_children",
+    ),
+    "pidfile unlinked at the end": Mutant(
+        "daemon/service.py",
+        "            clear(self._lock_fd)\n",
+        "            os.unlink(self.settings.pidfile)\n",
+        "tests/daemon/test_detached.py::test_the_inode_of_the_pidfile_never_changes",
+    ),
+    "pidfile cleared before it is locked": Mutant(
+        "daemon/launch.py",
+        "        if try_lock(fd):\n            clear(fd)\n",
+        "        clear(fd)\n        if try_lock(fd):\n",
+        "tests/daemon/test_start.py::test_start_when_running",
+    ),
+    "pid signalled without the start-time check": Mutant(
+        "daemon/process.py",
+        "self.boot == boot_id() and self.start == start_time(self.pid)",
+        "self.boot == boot_id() and start_time(self.pid) is not None",
+        "tests/daemon/test_stop.py::test_the_start_time_is_checked_even_when_the_file_is_open",
+    ),
+    "EOF taken for ready": Mutant(
+        "daemon/launch.py",
+        "                    poll.unregister(status)\n",
+        "                    return pid\n",
+        "tests/daemon/test_start.py::test_eof_before_ready_is_a_failure",
+    ),
+    "second TERM ignored": Mutant(
+        "daemon/stopping.py",
+        "        elif count > 1:\n",
+        "        elif False:\n",
+        "tests/daemon/test_stop.py::test_the_second_signal_forces_on_a_blocked_loop[sleep]",
+    ),
+    "stop beside a stop sends a TERM": Mutant(
+        "daemon/operate.py",
+        "tell=first and seen.state is not State.STOPPING",
+        "tell=seen.state is not State.STOPPING",
+        "tests/daemon/test_stop.py::test_a_stop_beside_a_stop_only_waits",
+    ),
+    "stop of a stopping one sends a TERM": Mutant(
+        "daemon/operate.py",
+        "tell=first and seen.state is not State.STOPPING",
+        "tell=first",
+        "tests/daemon/test_stop.py::test_a_stop_of_a_stopping_service_only_waits",
+    ),
+    "log reopened without append": Mutant(
+        "daemon/logs.py",
+        "        fresh = open_log(self._path, create_directory=False)\n",
+        "        fresh = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o640)\n",
+        "tests/daemon/test_logs.py::test_copytruncate_loses_and_doubles_no_line[copytruncate]",
+    ),
+    "umask 0": Mutant(
+        "daemon/setup.py",
+        "    os.umask(settings.umask)\n",
+        "    os.umask(0)\n",
+        "tests/daemon/test_detached.py::test_place_and_mask",
+    ),
+    "signals let in before there are handlers": Mutant(
+        "daemon/launch.py",
+        "        mask = signals.block()\n",
+        "        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())\n",
+        "tests/daemon/test_signals.py::test_hup_during_the_start_does_not_kill",
+    ),
 }
 
 

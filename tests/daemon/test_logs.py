@@ -121,14 +121,17 @@ def copytruncate(bench):
 
 @pytest.mark.parametrize("rotate", [copytruncate, lambda bench: logrotate(bench, "copytruncate")])
 def test_copytruncate_loses_and_doubles_no_line(bench, rotate):
-    """After a truncate the next line stands at the beginning of the file, not behind a hole. (What comes between the
-    copy and the truncate is lost by copytruncate itself, so nothing is written then.)"""
+    """After a truncate the next line stands at the beginning of the file, not behind a hole, also in a log that was
+    reopened. (What comes between the copy and the truncate is lost by copytruncate itself, so nothing is written
+    then.)"""
     bench.program(BURSTS)
     run = bench.popen("run", "app.py:main", stdin=subprocess.PIPE)
     for burst in range(1, 6):
         run.stdin.write("\n")
         run.stdin.flush()
         assert run.stdout.readline() == f"{burst * 500}\n"
+        if burst == 1:
+            assert bench.dari("reload", "app.py:main").returncode == 0
         rotate(bench)
         assert bench.logfile.stat().st_size == 0
     run.stdin.close()

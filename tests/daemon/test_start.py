@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 
 import pytest
 
@@ -174,12 +173,11 @@ def test_eof_before_ready_is_a_failure(bench, gone):
             await asyncio.sleep(3600)
         """
     )
-    began = time.monotonic()
-    done = bench.dari("start", "app.py:main", "--start-timeout", "20")
+    # It keeps the caller's output, which nobody must wait for who takes it for ready.
+    done = bench.dari("start", "app.py:main", "--start-timeout", "300", stdout=subprocess.DEVNULL, stderr=None)
 
     [pid] = bench.witnesses()
     assert done.returncode == 151
-    assert time.monotonic() - began < 15
     assert gone(pid, timeout=0)
     assert bench.status() == (3, "stopped")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -10,7 +9,9 @@ import time
 
 import pytest
 
+from dari.daemon import cli
 from dari.daemon.pidfile import STOP_BYTE, open_pidfile, try_lock
+from dari.daemon.process import Handle
 
 BLOCKED = """
     import ctypes, os, threading, time, signal
@@ -172,8 +173,7 @@ def test_the_second_signal_forces_on_a_blocked_loop(bench, until, block, signum,
     if backend in ("uvloop", "trio"):
         pytest.importorskip(backend)
     bench.program(BLOCKED.format(block))
-    # The grace is long, or the deadline would look like the force.
-    run = bench.popen("run", "app.py:main", "--stop-grace", "300", "--backend", backend)
+    run = bench.popen("run", "app.py:main", "--stop-grace", "4", "--backend", backend)
     until(lambda: bench.is_now("running"))
 
     run.send_signal(signum)
@@ -182,6 +182,7 @@ def test_the_second_signal_forces_on_a_blocked_loop(bench, until, block, signum,
     run.send_signal(signum)
 
     assert run.wait(timeout=30) == -signum
+    assert f"leaving hard: {signum.name} came again" in bench.log()  # it was not the deadline
     assert bench.status() == (3, "stopped")
 
 
@@ -295,38 +296,74 @@ def test_quit_is_the_fast_stop(bench, until, backend):
     assert (run.communicate(timeout=30)[0], run.returncode) == ("cleaned up\n", 0)
 
 
-def test_a_stop_beside_a_stop_only_waits(bench, until):
-    """While another `dari stop` is at it (here: we are, and send its TERM), one more sends no second TERM, which
-    would force, but waits for the same end."""
-    bench.program(
-        """
-        import asyncio
-        async def main(ctx):
-            ctx.ready()
-            await ctx.stopping.wait()
-            await asyncio.sleep(0.5)
-            print("finished")
-        """
-    )
+LINGERS = """
+    import asyncio
+    async def main(ctx):
+        ctx.ready()
+        await ctx.stopping.wait()
+        while not os.path.exists(os.environ["WITNESS"] + ".go"):
+            await asyncio.sleep(0.01)
+        print("finished")
+"""
+
+
+@pytest.fixture
+def stop_here(bench, monkeypatch):
+    """`dari stop` in this very process: returns its code and what it has sent. (What the service does about two TERMs
+    would not tell: two in one moment are one to the kernel.) `meanwhile` is done when it has come to its wait."""
+
+    def stop(meanwhile=lambda: None):
+        send, wait, sent = Handle.send, Handle.wait, []
+
+        def note(handle, signum):
+            sent.append(signum)
+            send(handle, signum)
+
+        def wait_while(handle, timeout):
+            meanwhile()
+            return wait(handle, timeout)
+
+        with monkeypatch.context() as patch:
+            for key in filter(lambda key: key.startswith("DARI_"), os.environ):
+                patch.delenv(key)
+            for key, value in bench.env.items():
+                patch.setenv(key, value)
+            patch.chdir(bench.directory)
+            patch.setattr(Handle, "send", note)
+            patch.setattr(Handle, "wait", wait_while)
+            return cli.main(["stop", "app.py:main", "--strict"]), sent
+
+    return stop
+
+
+def test_a_stop_sends_one_term(bench, stop_here):
+    """One TERM, and nothing else, to a service that ends."""
+    bench.start()
+
+    assert stop_here() == (0, [signal.SIGTERM])
+
+
+def test_a_stop_beside_a_stop_only_waits(bench, stop_here):
+    """While another `dari stop` is at it (here: we hold its byte, and send its TERM), one more sends no second TERM,
+    which would force, but waits for the same end."""
     pid = bench.start()
     ours = open_pidfile(str(bench.pidfile), create=False)
     assert try_lock(ours, STOP_BYTE)
-    other = bench.popen("stop", "app.py:main")
-    until(lambda: any("pidfd" in name for name in open_files(other.pid)))
-    os.kill(pid, signal.SIGTERM)
 
-    assert other.wait(timeout=30) == 0
+    assert stop_here(lambda: os.kill(pid, signal.SIGTERM)) == (0, [])
     os.close(ours)
+
+
+def test_a_stop_of_a_stopping_service_only_waits(bench, until, stop_here):
+    """Nor does one that finds the service stopping already, after a bare `kill`."""
+    bench.program(LINGERS)
+    pid = bench.start()
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: bench.is_now("stopping"))
+
+    assert stop_here((bench.directory / "witness.go").touch) == (0, [])
     assert "finished\n" in bench.log()
     assert "leaving hard" not in bench.log()
-
-
-def open_files(pid: int) -> list[str]:
-    names = []
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            names.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
-    return names
 
 
 def test_many_stops(bench):
