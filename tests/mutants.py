@@ -155,9 +155,15 @@ MUTANTS = {
     ),
     "log reopened without append": Mutant(
         "daemon/logs.py",
-        "        fresh = open_log(self._path, create_directory=False)\n",
-        "        fresh = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o640)\n",
+        "        fresh = open_log(self.path, create_directory=False)\n",
+        "        fresh = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o640)\n",
         "tests/daemon/test_logs.py::test_copytruncate_loses_and_doubles_no_line[copytruncate]",
+    ),
+    "READY not sent after RELOADING": Mutant(
+        "daemon/notify.py",
+        'self._send(f"READY=1\\nSTATUS={said}; configuration {answer.generation}")',
+        'self._send(f"STATUS={said}; configuration {answer.generation}")',
+        "tests/daemon/test_notify.py::test_what_a_supervisor_hears",
     ),
     "umask 0": Mutant(
         "daemon/setup.py",
