@@ -98,16 +98,16 @@ def _details(fields: dict[str, Any]) -> list[str]:
     """Return the lines below the sentence: what is known, and nothing of what is not."""
     lines: list[str] = [fields["status"]] if fields["status"] else []
     if proc := fields["proc"]:
-        children = f", {len(proc['children'])} children" if proc["children"] else ""
+        children = f", {_many(len(proc['children']), 'child', 'children')}" if proc["children"] else ""
         lines.append(
-            f"cpu {proc['cpu']} %, memory {proc['rss'] / 1e6:.1f} MB, {proc['fds']} descriptors, "
-            f"{proc['threads']} threads{children}"
+            f"cpu {proc['cpu']} %, memory {proc['rss'] / 1e6:.1f} MB, {_many(proc['fds'], 'descriptor')}, "
+            f"{_many(proc['threads'], 'thread')}{children}"
         )
     if loop := fields["loop"]:
-        lines.append(f"{loop['kind']}: {loop['tasks']} tasks, {_lag(loop)}")
+        lines.append(f"{loop['kind']}: {_many(loop['tasks'], 'task')}, {_lag(loop)}")
     if pool := fields["pool"]:
         lines.append(
-            f"pool: {pool['workers']} workers, {pool['idle']} of them idle; {pool['queued']} jobs queued, "
+            f"pool: {_many(pool['workers'], 'worker')}, {pool['idle']} idle; {_many(pool['queued'], 'job')} queued, "
             f"{pool['running']} running, {pool['completed']} completed, {pool['failed']} failed"
         )
     if last := fields["last_reload"]:
@@ -118,6 +118,10 @@ def _details(fields: dict[str, Any]) -> list[str]:
     if fields["log"] and fields["log"]["dropped"]:
         lines[-1] += f", {fields['log']['dropped']} lines dropped"
     return lines
+
+
+def _many(number: int, word: str, plural: str = "") -> str:
+    return f"{number} {word if number == 1 else plural or f'{word}s'}"
 
 
 def _lag(loop: dict[str, Any]) -> str:
