@@ -10,10 +10,12 @@ import socket
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from dari.daemon.asking import ask
+from dari.daemon.control import _COMMANDS
 from dari.daemon.pidfile import look
 
 # Both are ready, say what they do, and wait; and both can be held up where nothing else of the loop runs.
@@ -98,6 +100,13 @@ def service(bench, request):
     bench.env["DARI_DAEMON__BACKEND"] = request.param
     pid = bench.start("--chdir", str(bench.directory))
     return bench, pid, request.param
+
+
+def test_the_reference_says_what_it_understands():
+    """Every command, and no other one."""
+    page = (Path(__file__).parents[2] / "docs/reference/daemon-control.md").read_text()
+
+    assert sorted(re.findall(r'^\| `"([a-z-]+)"`', page, re.MULTILINE)) == sorted(_COMMANDS)
 
 
 def test_what_it_answers(service, line):

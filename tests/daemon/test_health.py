@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -178,6 +179,15 @@ def test_metrics_in_the_text_format():
     }
     for line in text.splitlines():
         assert re.fullmatch(r"# (HELP|TYPE) [a-z_]+ .+|[a-z_]+(\{.*\})? [0-9.e+-]+", line), line
+
+
+def test_the_reference_says_what_the_table_says():
+    """Name, type and meaning of every metric, and no other one."""
+    page = (Path(__file__).parents[2] / "docs/reference/daemon-control.md").read_text()
+    rows = re.findall(r"^\| `((?:dari|process)_\w+)` \| (\w+) \| (.+) \|$", page, re.MULTILINE)
+
+    assert rows[0][0] == "dari_info"
+    assert rows[1:] == [(metric.name, metric.kind, metric.help.rstrip(".")) for metric in METRICS]
 
 
 def test_every_metric_has_its_own_name():
