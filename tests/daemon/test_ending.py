@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 
 import pytest
 
 import dari
 from dari.daemon.ending import run_hooks
+from dari.daemon.hosts.asyncio_loop import AsyncioHost
+from dari.daemon.hosts.standalone import StandaloneHost
+from dari.daemon.hosts.trio_loop import TrioHost
 
 # One life, written twice: as a coroutine and as a generator. Everything in it is dari's own, so that every host has it.
 LIFE = """
@@ -117,7 +121,7 @@ def test_hooks_after_a_failure_and_jobs_that_are_stuck(bench):
             raise RuntimeError("no disk")
         """
     )
-    bench.config("[pool]\nmax_workers = 2\nexit_timeout = 0.3\n")
+    bench.config("[pool]\nmax_workers = 2\nexit_timeout = 1\n")
 
     done = bench.dari("run", "app.py:main", "-c", "dari.toml")
 
@@ -145,10 +149,10 @@ def test_a_hook_that_never_ends(bench):
             await asyncio.sleep(0)
         """
     )
-    done = bench.dari("run", "app.py:main", "--stop-grace", "0.3")
+    done = bench.dari("run", "app.py:main", "--stop-grace", "1.5")
 
     assert done.returncode == 1
-    assert "leaving hard: main has ended, and 0.3 s later the process has not" in bench.log()
+    assert "leaving hard: main has ended, and 1.5 s later the process has not" in bench.log()
     assert "in <lambda>" in bench.log()
     assert "asyncio task 'stubborn one'" in bench.log()
     assert bench.status() == (3, "stopped")
@@ -186,6 +190,34 @@ def test_a_stop_does_not_cancel_hooks(bench, backend):
     assert (done.returncode, done.stdout) == (0, "not cancelled\n")
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio", "standalone"])
+def test_the_process_leaves_from_beside_main(bench, until, backend):
+    """SystemExit in a reload callback: main ends, then the hooks are called, and the code is that of SystemExit."""
+    if backend == "trio":
+        pytest.importorskip("trio")
+    bench.program(
+        """
+        import dari
+        async def main(ctx):
+            ctx.on_stop(lambda: print("hook", flush=True))
+            @ctx.on_reload
+            async def leave(new, old):
+                await dari.sleep(0.01)
+                raise SystemExit(4)
+            ctx.ready()
+            try:
+                await dari.sleep(3600)
+            finally:
+                print("main", flush=True)
+        """
+    )
+    run = bench.popen("run", "app.py:main", "--backend", backend)
+    until(lambda: bench.is_now("running"))
+    run.send_signal(signal.SIGHUP)
+
+    assert (run.communicate(timeout=30)[0], run.returncode) == ("main\nhook\n", 4)
+
+
 def test_the_last_lines_have_time(bench):
     """A disk that takes a second for the last line gets it, where the service has so much time."""
     bench.program(
@@ -210,13 +242,6 @@ def test_the_last_lines_have_time(bench):
     assert "the last line" in bench.log()
 
 
-class Plain:
-    """As much of a host as hooks need."""
-
-    async def drive(self, steps):
-        await dari.arun(lambda: steps)
-
-
 def test_hooks_share_their_seconds(caplog):
     """One that is out of time is cancelled and named, and so are those for which nothing is left."""
     called = []
@@ -226,7 +251,7 @@ def test_hooks_share_their_seconds(caplog):
         await dari.Event().wait()
 
     hooks = [lambda: called.append("late"), waits, lambda: called.append("first")]
-    asyncio.run(run_hooks(Plain(), hooks, 1.5))
+    asyncio.run(run_hooks(AsyncioHost(None, None), hooks, 1.5))
 
     assert called == ["first", "waits"]
     waited, late = [record.getMessage() for record in caplog.records]
@@ -234,14 +259,20 @@ def test_hooks_share_their_seconds(caplog):
     assert late.endswith("<lambda> was not called: there was no time left for it")
 
 
-def run_in_trio(main):
-    async def as_function():
-        await main
-
-    pytest.importorskip("trio").run(as_function)
+def in_asyncio(hooks):
+    asyncio.run(run_hooks(AsyncioHost(None, None), hooks, 5.0))
 
 
-@pytest.mark.parametrize("run", [asyncio.run, dari.run, run_in_trio])
+def in_trio(hooks):
+    trio = pytest.importorskip("trio")
+    trio.run(run_hooks, TrioHost(None), hooks, 5.0)
+
+
+def alone(hooks):
+    dari.run(run_hooks, StandaloneHost(), hooks, 5.0)
+
+
+@pytest.mark.parametrize("run", [in_asyncio, in_trio, alone])
 def test_no_hook_harms_the_others(caplog, run):
     """Whatever one raises is logged, a stray cancel of asyncio's included; one that is added meanwhile is called."""
     called = []
@@ -249,11 +280,14 @@ def test_no_hook_harms_the_others(caplog, run):
     def adds():
         hooks.append(lambda: called.append("added"))
 
-    def fails():
+    def stray():
         raise asyncio.CancelledError
 
-    hooks = [lambda: called.append("last"), fails, adds]
-    run(run_hooks(Plain(), hooks, 5.0))
+    async def its_own_timeout():
+        raise TimeoutError
+
+    hooks = [lambda: called.append("last"), stray, its_own_timeout, adds]
+    run(hooks)
 
     assert called == ["added", "last"]
-    assert [record.exc_info[0] for record in caplog.records] == [asyncio.CancelledError]
+    assert [record.exc_info[0] for record in caplog.records] == [TimeoutError, asyncio.CancelledError]

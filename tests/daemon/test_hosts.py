@@ -8,7 +8,7 @@ ASYNC = """
     async def with_ctx(ctx):
         ctx.ready()
         await ctx.stopping.wait()
-        print("asked")
+        print("asked by", type(ctx.stopping).__module__)
     async def without():
         import asyncio
         try:
@@ -26,7 +26,7 @@ STEPS = """
     def with_ctx(ctx):
         ctx.ready()
         yield ctx.stopping.wait()
-        print("asked")
+        print("asked by", type(ctx.stopping).__module__)
     def without():
         try:
             yield dari.sleep(3600)
@@ -67,11 +67,12 @@ def hosted(bench, request):
 
 
 def test_ready_and_stopping(hosted):
-    """main says when it is ready, and is told when to stop."""
+    """main says when it is ready, and is told when to stop, by an event of its host's own kind."""
     hosted.start(target="app.py:with_ctx")
+    own = {"trio": "trio", "standalone": "dari.sync.event"}.get(hosted.env["DARI_DAEMON__BACKEND"], "asyncio.locks")
 
     assert hosted.dari("stop", "app.py:main", "--strict").returncode == 0
-    assert "asked\n" in hosted.log()
+    assert f"asked by {own}\n" in hosted.log()
 
 
 def test_main_without_a_context(hosted):

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from dari._kernel.scope import move_on_after
 from dari.daemon.callbacks import call, name_of
 from dari.daemon.context import Context, OnStop
 from dari.daemon.lifecycle import HOOKS_BUDGET
@@ -43,13 +42,10 @@ async def run_hooks(host: Host, hooks: list[OnStop], seconds: float) -> None:
         if left <= 0:
             _LOGGER.error("on_stop hook %s was not called: there was no time left for it", name_of(fn))
             continue
-        scope = move_on_after(left)
         try:
-            with scope:
-                await call(host, fn)
+            if not await host.within(left, call(host, fn)):
+                _LOGGER.error("on_stop hook %s did not end in time, and was cancelled", name_of(fn))
         except (SystemExit, KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException:  # a stray cancel, too: nobody cancels what comes after main
             _LOGGER.exception("on_stop hook %s failed", name_of(fn))
-        if scope.cancelled_caught:
-            _LOGGER.error("on_stop hook %s did not end in time, and was cancelled", name_of(fn))

@@ -3,12 +3,12 @@
 A host runs main to its end in the main thread, then what `MainCall.wind_up` has to do, and takes orders from any other
 thread: post a call, cancel main. Orders that come before the loop runs are kept for its first turn. The signal pipe
 stays the daemon's own: loops that want the wakeup descriptor for themselves get what passes through it (`signals`).
-Time is not a host's business, either (`stopping`).
+When they come is not a host's business, either (`stopping`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dari.daemon.context import Stopping
@@ -38,6 +38,12 @@ class Host(Protocol):
 
     async def drive(self, steps: Generator[Any, Any, object]) -> None:
         """Run a generator task to its end, from inside of what was spawned."""
+        ...
+
+    async def within(self, seconds: float, awaitable: Awaitable[None]) -> bool:
+        """Wait for it; cancel it after so many seconds, and return False. By the loop's own means: nothing is imported
+        at the end of a process, whose packages may have been replaced meanwhile.
+        """
         ...
 
     def cancel(self) -> None:

@@ -98,6 +98,17 @@ class AsyncioHost:
 
         await arun(lambda: steps)
 
+    async def within(self, seconds: float, awaitable: Awaitable[None]) -> bool:
+        import asyncio
+
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                await awaitable
+        except TimeoutError:
+            if not limit.expired():
+                raise  # its own
+        return not limit.expired()
+
     def cancel(self) -> None:
         self.post(self._cancel_main)
 

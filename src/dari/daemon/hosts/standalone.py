@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any
 
+from dari._kernel.scope import move_on_after
 from dari.daemon.context import Stopping
 from dari.daemon.entry import MainCall, MainCancelled
 from dari.exceptions import DariError
@@ -33,6 +34,10 @@ class StandaloneHost:
         self._main = task = self._scheduler.create_task(self._body(call), name="main")
         try:
             self._until_done(task)
+        except BaseException:  # SystemExit, of main or of what runs beside it: main goes first
+            task.cancel("the process is leaving")
+            self._until_done(task)
+            raise
         finally:
             call.ended()
             winding_up = self._scheduler.create_task(call.wind_up(), name="the end of main")
@@ -71,6 +76,11 @@ class StandaloneHost:
 
     async def drive(self, steps: Generator[Any, Any, object]) -> None:
         await _Steps(steps)
+
+    async def within(self, seconds: float, awaitable: Awaitable[None]) -> bool:
+        with move_on_after(seconds) as limit:
+            await awaitable
+        return not limit.cancelled_caught
 
     def cancel(self) -> None:
         self.post(self._cancel_main)

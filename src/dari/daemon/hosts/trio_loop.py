@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any
 
 from dari.daemon.context import Stopping
@@ -100,6 +100,13 @@ class TrioHost:
         from dari.scheduler import arun
 
         await arun(lambda: steps)
+
+    async def within(self, seconds: float, awaitable: Awaitable[None]) -> bool:
+        import trio
+
+        with trio.move_on_after(seconds) as limit:
+            await awaitable
+        return not limit.cancelled_caught
 
     def cancel(self) -> None:
         self.post(self._scope.cancel)  # its second call changes nothing, and main leaves it at its end
