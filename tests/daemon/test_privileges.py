@@ -212,6 +212,22 @@ def test_a_directory_of_the_user_for_the_log(service):
     assert "is a symbolic link" in done.stderr
 
 
+def test_reloads_as_the_user(service):
+    """He must be able to read the file, which the log says beforehand; the reason of a refusal is told, as anywhere."""
+    config = service.config('[app]\ntarget = "app.py:main"\n')
+    config.chmod(0o600)
+    service.start("-c", config)
+
+    refused = service.dari("reload", "--name", "app")
+    config.chmod(0o644)
+    accepted = service.dari("reload", "--name", "app")
+
+    assert f"every reload will be refused: this user cannot read {config}" in service.log()
+    assert (refused.returncode, accepted.returncode) == (153, 0), (refused, accepted)
+    assert "Permission denied" in refused.stderr
+    assert "WARNING" not in service.log().split("stays as it was")[1]
+
+
 @pytest.mark.parametrize("action", ["start", "check"])
 @pytest.mark.parametrize(
     ("shut", "code", "says"),

@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from dari.daemon.lifecycle import Exit, Refused
+from dari.daemon.lifecycle import Exit, Failure, Refused
+from dari.daemon.listening import open_control
 from dari.daemon.logs import open_log
 from dari.daemon.pidfile import open_pidfile
 from dari.daemon.trust import distrusted
@@ -77,7 +78,15 @@ def test_a_planted_log(tmp_path):
 
 
 @as_root
-@pytest.mark.parametrize("opens", ["log", "pidfile"])
+@pytest.mark.parametrize(
+    "opens",
+    [
+        lambda path: open_log(path, create_directory=False),
+        lambda path: open_pidfile(path, create=True),
+        lambda path: open_control(path, 0o600),
+    ],
+    ids=["log", "pidfile", "control socket"],
+)
 def test_root_opens_nothing_where_others_rule(tmp_path, opens):
     """Whoever owns any directory on the way could put another thing there; the error names the directory and him."""
     place = tmp_path / "of somebody" / "of root"
@@ -85,8 +94,8 @@ def test_root_opens_nothing_where_others_rule(tmp_path, opens):
     os.chown(place.parent, SOMEBODY, -1)
     path = str(place / "app")
 
-    with pytest.raises((Refused, PermissionError), match="of somebody belongs to uid 54321"):
-        open_log(path, create_directory=False) if opens == "log" else open_pidfile(path, create=True)
+    with pytest.raises((Refused, PermissionError, Failure), match="of somebody belongs to uid 54321"):
+        opens(path)
     assert list(place.iterdir()) == []
 
 

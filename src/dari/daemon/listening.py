@@ -24,6 +24,7 @@ from typing import NamedTuple
 from dari.daemon.access import parse_address
 from dari.daemon.config import Settings
 from dari.daemon.lifecycle import Exit, Failure
+from dari.daemon.trust import distrusted
 
 _LONGEST_PATH = 103  # bytes that every system takes
 _BACKLOG = 64
@@ -69,7 +70,8 @@ def open_control(path: str, mode: int) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     _leave_to_parent(listening)
     try:
-        _check_directory(os.path.dirname(path))
+        if reason := distrusted(os.path.dirname(path)):
+            raise Failure(Exit.NOT_PERMITTED, f"{reason}: no place for a control socket")
         _remove_stale(path)
         os.fchmod(listening.fileno(), mode)
         with reachable(path) as short:
@@ -82,12 +84,6 @@ def open_control(path: str, mode: int) -> socket.socket:
         listening.close()
         raise
     return listening
-
-
-def _check_directory(directory: str) -> None:
-    mode = os.stat(directory).st_mode
-    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-        raise Failure(Exit.NOT_PERMITTED, f"everybody may write to {directory}: no place for a control socket")
 
 
 def _remove_stale(path: str) -> None:

@@ -223,6 +223,8 @@ class Reloader:
         _LOGGER.log(logging.INFO if answer.ok else logging.ERROR, "%s", answer.text)
         try:
             write_answer(self._settings.pidfile, answer)
+        except PermissionError:
+            pass  # another user than who made the pidfile's directory; the control socket tells
         except OSError as error:
             _LOGGER.warning("`dari reload` cannot be told the reason: %s", error)
         self._service.reloaded(answer)
