@@ -10,7 +10,10 @@ import time
 
 import pytest
 
+from dari.daemon.config import resolve
+from dari.daemon.lifecycle import Exit, Refused
 from dari.daemon.notify import Supervisor, take
+from dari.daemon.operate import start
 
 PATIENCE = 20.0
 
@@ -122,17 +125,30 @@ def test_a_blocked_loop_says_nothing(bench, supervisor, backend):
 
 @pytest.mark.parametrize("supervisor", ["path"], indirect=True)
 def test_start_tells_its_caller_and_no_supervisor(bench, supervisor):
-    """Who called `dari start` waits for it; the socket in his environment is about him."""
+    """Who called `dari start` waits for it; the socket in his environment is about him. Systemd itself is advised."""
     listening, address = supervisor
     bench.program(TELLS)
-
     bench.env["NOTIFY_SOCKET"] = address
-    bench.start()
+    as_systemd = ["sh", "-c", 'export SYSTEMD_EXEC_PID=$$; exec "$@"', "sh"]
+
+    said = bench.spawn([*as_systemd, *bench.command("start", "app.py:main")]).communicate(timeout=PATIENCE)[0]
+    again = bench.dari("restart", "app.py:main").stdout
     bench.dari("stop", "app.py:main")
 
     listening.settimeout(0)
     with pytest.raises(BlockingIOError):
         heard(listening)
+    assert ("a unit wants `dari run`" in said, "a unit" in again) == (True, False)
+
+
+def test_process_1_does_not_start(tmp_path, monkeypatch):
+    """A container ends with its process 1: `dari start` would take its service with it."""
+    settings = resolve(command_line={}, target="app.py:main", config=None, environ={}, keywords={}, cwd=str(tmp_path))
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+
+    with pytest.raises(Refused, match="use `dari run`") as caught:
+        start(settings, strict=False)
+    assert caught.value.code == Exit.NOT_POSSIBLE
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,9 @@ class Report(NamedTuple):
 
 def start(settings: Settings, *, strict: bool) -> Report:
     """Start the service and wait until it is ready; join a start that is under way."""
+    if os.getpid() == 1:
+        text = "this is process 1: the container would end with the command, and the service with it; use `dari run`"
+        raise Refused(Exit.NOT_POSSIBLE, text)
     from dari.daemon import launch  # here as in `run` and `restart`: `status` and `stop` are quicker without it
 
     began = time.monotonic()
@@ -50,7 +53,15 @@ def start(settings: Settings, *, strict: bool) -> Report:
         else:
             seconds = round(time.monotonic() - began, 3)
             fields = {"state": "running", "pid": pid, "already": False, "seconds": seconds}
-            return Report(Exit.DONE, f"running (pid {pid})", fields)
+            return Report(Exit.DONE, f"running (pid {pid})", fields, _advice())
+
+
+def _advice() -> tuple[str, ...]:
+    if os.environ.get("SYSTEMD_EXEC_PID") != str(os.getpid()):
+        return ()
+    return (
+        "systemd has started this command, and loses sight of the service: a unit wants `dari run` (see `dari unit`)",
+    )
 
 
 def _join(settings: Settings, *, deadline: float, strict: bool) -> Report | None:
