@@ -8,7 +8,8 @@ jobs that wait for jobs, and a pool that is resized all the while. Each job has 
 where they happen. In the end every job must be in one terminal state that fits its cell: none lost, none run twice,
 never more of a key at a time than it has places; the pool's own counts and its hooks must say the same, and no thread
 may be left.
-`wakeups`: coroutines of two loops wait for jobs, each for its own result, and none for ever.
+`wakeups`: generator tasks by themselves and in asyncio, coroutines of asyncio, uvloop and trio wait for jobs of one
+pool at once, each for its own result, and none for ever (`pool_waves.py`).
 
 Prints a summary, and ends with 1 at any violation. The seed chooses the deeds; threads and clocks play their part.
 """
@@ -29,6 +30,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
+from pool_waves import Waves, worlds
 from rounds import peer, versions
 
 from dari.exceptions import Cancelled, JobCancelled, JobTimeout
@@ -49,7 +51,6 @@ HANGING = 30.0  # seconds without any progress
 SHORT = (0.0002, 0.001, 0.005)
 HURRIED = 1e-6  # seconds until another thread has its turn; the interpreter's 0.005 hide races for years
 LIMITS = {"narrow": 1, "wide": 3}
-WAVES = (2, 3, 5, 20, 200, 500)  # how many wait at once
 
 
 class ChaosError(Exception):
@@ -409,36 +410,29 @@ def threads_left(prefix: str) -> list[str]:
 # ---- wakeups ---------------------------------------------------------------------------------------------------------
 
 
-def echo(ticket: tuple[int, int]) -> tuple[int, int]:
-    return ticket
-
-
 def wakeups(completions: int) -> list[str]:
-    """Coroutines of two loops wait, each for its own result; in waves, so that a lost wake-up is never made up for."""
-    pool, wrongs, got = Pool(4, thread_name_prefix="wakeups"), list[str](), [0, 0]
+    """Tasks and coroutines of several worlds at once wait for jobs of one pool; none may wait for ever."""
+    pool, ways = Pool(4, thread_name_prefix="wakeups"), worlds()
+    each = completions // len(ways)
+    waves = {name: Waves(pool, number, each) for number, name in enumerate(ways)}
+    threads = [threading.Thread(target=ways[name], args=(waves[name],), name=name, daemon=True) for name in ways]
 
-    async def loop(number: int) -> None:
-        dice = random.Random(number)
-        while left := completions // 2 - got[number]:
-            wave = [(number, turn) for turn in range(min(left, dice.choice(WAVES)))]
-            answers = await asyncio.gather(*[pool.run_sync(echo, ticket) for ticket in wave])
-            if answers != wave:
-                wrongs.append(f"waited for {wave}, got {answers}")
-            got[number] += len(wave)
+    def got() -> int:
+        return sum(world.got for world in waves.values())
 
-    threads = [threading.Thread(target=asyncio.run, args=(loop(number),), daemon=True) for number in (0, 1)]
     started = time.perf_counter()
     for thread in threads:
         thread.start()
-    watch(threads, lambda: sum(got), pool)
+    watch(threads, got, pool)
     elapsed = time.perf_counter() - started
+    wrongs = [wrong for world in waves.values() for wrong in world.wrongs]
     if not pool.shutdown(timeout=HANGING):
         wrongs.append("shutdown() did not come to an end")
-    stats = pool.stats()
-    if not sum(got) == stats.completed == completions // 2 * 2:
-        wrongs.append(f"{sum(got)} completions were heard of, {stats.completed} were there")
+    completed = pool.stats().completed
+    if not got() == completed == each * len(ways):
+        wrongs.append(f"{got()} completions were heard of, {completed} were there")
     print(
-        f"{sum(got):,} completions over two loops in {elapsed:.1f} s: {sum(got) / elapsed:,.0f}/s;"
+        f"{got():,} completions over {', '.join(ways)} in {elapsed:.1f} s: {got() / elapsed:,.0f}/s;"
         f" threads take turns every {sys.getswitchinterval():g} s"
     )
     return [*wrongs, *threads_left("wakeups")]
