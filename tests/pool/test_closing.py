@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import pytest
 
-from dari.exceptions import PoolClosed
+from dari.exceptions import JobCancelled, PoolClosed
 from dari.pool import Pool, current_job
 
 from .conftest import Gate, until
@@ -172,3 +173,50 @@ def test_ctrl_c_while_the_block_drains_gives_up(gate, monkeypatch):
         queued = pool.submit(int)
 
     assert (queued.cancelled(), running.cancel_requested) == (True, True)
+
+
+def test_on_a_loop_a_thread_cancels_what_is_too_much(make_pool, gate):
+    """The loop's own thread does one stretch of it, and none of the jobs is begun; who waits for the pool, waits."""
+    pool, cancellers = make_pool(1, max_queue=None), []
+    gate.hold(pool)
+    jobs = [pool.submit(int) for _ in range(2000)]
+    cancel_some = pool._desk._cancel_some
+
+    def noting():
+        cancellers.append(threading.get_ident())
+        return cancel_some()
+
+    pool._desk._cancel_some = noting
+
+    async def main():
+        with pytest.raises(ZeroDivisionError):
+            async with pool:
+                pool.submit(int)
+                loop = asyncio.get_running_loop()
+                loop.call_later(0.01, gate.open)
+                raise ZeroDivisionError
+
+    asyncio.run(main())
+
+    assert cancellers.count(threading.get_ident()) == 1
+    assert len(cancellers) > 5
+    assert all(job.cancelled() for job in jobs)
+
+
+def test_shutdown_without_waiting_on_a_loop_cancels_all_soon(make_pool, gate):
+    """And what has not been cancelled yet when it returns is not begun."""
+    pool = make_pool(1, max_queue=None)
+    gate.hold(pool)
+    jobs = [pool.submit(int) for _ in range(2000)]
+
+    async def main():
+        pool.shutdown(wait=False, cancel_futures=True)
+        gate.open()
+        for job in jobs:
+            with pytest.raises(JobCancelled):
+                await job
+
+    asyncio.run(main())
+
+    assert pool.shutdown()
+    assert pool.stats().cancelled == 2000

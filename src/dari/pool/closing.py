@@ -91,7 +91,7 @@ class Drained(Remote[None]):
 
     def request_end(self) -> object:
         self._give_up_after(self._patience)
-        self._desk.close(cancel=True, ask=True)
+        self._desk.close(cancel=True, ask=True, at_once=False)
         return None
 
     def ended(self) -> bool:

@@ -311,7 +311,7 @@ class Pool(View):
         Jobs that run may hand in others meanwhile, for they may need them to end; not with `cancel_futures`.
         """
         desk = self._desk
-        desk.close(cancel=cancel_futures)
+        desk.close(cancel=cancel_futures, at_once=wait)
         if not wait or (timeout is not None and timeout <= 0):
             return not desk.unfinished
         if desk.unfinished:
@@ -364,7 +364,7 @@ class Pool(View):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         desk = self._desk
-        desk.close(cancel=error is not None, ask=error is not None)
+        desk.close(cancel=error is not None, ask=error is not None, at_once=False)
         if not desk.unfinished:
             return
         if error is None:
@@ -378,6 +378,6 @@ class Pool(View):
 
     def _give_up(self) -> None:
         desk = self._desk
-        desk.close(cancel=True, ask=True)
+        desk.close(cancel=True, ask=True, at_once=False)
         if way_out(task="", loop="") is None:
             wait_until_idle(desk, desk.exit_timeout)
