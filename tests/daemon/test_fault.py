@@ -20,7 +20,7 @@ SIDE_BY_SIDE = 4  # a start waits more than it computes
 PLACES = {
     "launcher": ["return try_lock", "c_call _fork fork", "c_call _Launch._await_ready poll"],
     "middle": ["c_call _be_middle setsid", "return _fork", "c_call _be_middle write", "c_call _wait_child poll"],
-    "heir": ["call write_record", "c_call _be_service execv"],
+    "heir": ["call write_record", "c_call _be_service execve"],
     "service": [
         "return read_handover",
         "call Inbox.open",
