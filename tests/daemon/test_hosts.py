@@ -119,3 +119,28 @@ def test_the_loop_of_dari_has_priorities(bench):
     )
 
     assert bench.dari("run", "app.py:main", "--backend", "dari").stdout == "urgent\nlow\nTrue\n"
+
+
+def test_tasks_of_trio_are_known(bench, until):
+    """What counts the tasks of a service finds those of trio, in whatever nursery."""
+    pytest.importorskip("trio")
+    bench.program(
+        """
+        import trio
+        import __main__ as service
+        async def main(ctx):
+            async with trio.open_nursery() as outer, trio.open_nursery() as inner:
+                for _ in range(3):
+                    inner.start_soon(trio.sleep_forever)
+                await trio.sleep(0)
+                print(names(ctx), flush=True)
+                outer.cancel_scope.cancel()
+            print(names(ctx), flush=True)
+        def names(ctx):
+            host = ctx._make_scheduler.__self__
+            return sorted(task.name for task in host.tasks() if "trio" in task.name and "forever" in task.name)
+        """
+    )
+    out = bench.dari("run", "app.py:main", "--backend", "trio").stdout.splitlines()
+
+    assert out == [str(["trio.sleep_forever"] * 3), "[]"]

@@ -101,8 +101,9 @@ class AsyncioHost:
     async def within(self, seconds: float, awaitable: Awaitable[None]) -> bool:
         import asyncio
 
+        limit = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds) as limit:
+            async with limit:
                 await awaitable
         except TimeoutError:
             if not limit.expired():
