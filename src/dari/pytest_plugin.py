@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import inspect
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -72,13 +72,14 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
 
 
 @pytest.hookimpl(specname="pytest_pycollect_makeitem", wrapper=True, trylast=True)
-def pytest_pycollect_makeitem_of_programs(name: str) -> Generator[None, Any, Any]:
+def pytest_pycollect_makeitem_of_programs() -> Generator[None, Any, Any]:
     """The innermost: no other plugin has seen the items yet. pytest has looked up their functions by name again."""
     made = yield
-    for item in made if isinstance(made, list) else [made]:
+    items = cast("list[object]", made if isinstance(made, list) else [made])
+    for item in items:
         if isinstance(item, pytest.Function) and item.get_closest_marker("dari") is not None:
             _claim(item)
-    return made
+    return made  # pyright: ignore[reportUnknownVariableType] - whatever it was
 
 
 @pytest.hookimpl(trylast=True)

@@ -23,10 +23,12 @@ def run(pytester):
     """`run(code, *options)`: an inner pytest of these tests, where warnings are errors; gives the ends, by name."""
     pytester.makeini("[pytest]\nfilterwarnings = error\nasyncio_default_fixture_loop_scope = function\n")
 
-    def run(code, *options, conftest=""):
+    def run(code, *options, conftest="", leaks=False):
+        if not leaks:  # looking for what was left to the garbage takes half a second each time
+            options = ("-p", "no:unraisableexception", *options)
         pytester.makeconftest(conftest)
         pytester.makepyfile(test_it=HEAD + code)
-        run.result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-vv", *options)
+        run.result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--assert=plain", "-vv", *options)
         run.text = run.result.stdout.str()
         ends = re.findall(r"^test_it\.py::(\S+) (PASSED|FAILED|ERROR|SKIPPED)", run.text, re.MULTILINE)
         return dict(ends)
@@ -46,7 +48,8 @@ def test_importing_it_is_cheap():
 
 def test_programs_of_every_kind_run_in_virtual_time(run):
     """Generators, coroutines of asyncio and of trio; functions and methods; with fixtures and parameters."""
-    ends = run("""
+    ends = run(
+        """
 @pytest.fixture
 def day():
     return 86400
@@ -83,7 +86,9 @@ class TestClass:
     @pytest.mark.dari
     def test_static(day):
         yield dari.sleep(day)
-""")
+""",
+        leaks=True,
+    )
 
     assert ends == dict.fromkeys(
         [
@@ -206,18 +211,18 @@ def test_hypothesis(run):
     ends = run("""
 @pytest.mark.dari
 @given(delay=st.integers(0, 1000))
-@settings(max_examples=10, database=None)
+@settings(max_examples=10, database=None, deadline=None)
 async def test_coroutine(delay):
     await asyncio.sleep(delay)
 
 @pytest.mark.dari(seeds=2)
 @given(delay=st.integers(0, 1000))
-@settings(max_examples=10, database=None)
+@settings(max_examples=10, database=None, deadline=None)
 def test_generator(delay, tmp_path_factory):
     yield dari.sleep(delay)
 
 @pytest.mark.dari
-@settings(max_examples=100, database=None, derandomize=True)
+@settings(max_examples=100, database=None, deadline=None, derandomize=True)
 @given(delay=st.integers(0, 1000))
 def test_fails(delay):
     yield dari.sleep(delay)
@@ -244,7 +249,7 @@ async def test_ours():
 
 @pytest.mark.dari
 @given(delay=st.integers(0, 1000))
-@settings(max_examples=3, database=None)
+@settings(max_examples=3, database=None, deadline=None)
 async def test_ours_given(delay):
     await asyncio.sleep(delay)
 
