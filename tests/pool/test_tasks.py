@@ -84,21 +84,28 @@ def test_a_cancelled_task_takes_its_queued_job_along(run, one, gate):
 
 def test_a_cancelled_task_waits_for_the_real_end_of_a_running_job(run, one):
     """The job is asked, and the task goes on when it has ended."""
-    ended = []
+    runs, ended = threading.Event(), []
 
     def work():
+        runs.set()
         try:
             while True:
                 current_job().check_cancelled()
         finally:
             ended.append(True)
 
-    def main():
-        with pytest.raises(TimeoutError), timeout(0.01):
-            yield one.run_sync(work)
-        return list(ended)
+    def cancel(scope):
+        while not runs.is_set():
+            yield
+        scope.cancel()
 
-    assert run(main) == [True]
+    def main():
+        with CancelScope() as scope:
+            scheduler.create_task(cancel, scope)
+            yield one.run_sync(work)
+        return scope.cancelled_caught, list(ended)
+
+    assert run(main) == (True, [True])
 
 
 def test_a_job_cancelled_by_others_is_an_error_not_a_cancel(run, one, gate):
