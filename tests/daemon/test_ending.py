@@ -76,15 +76,11 @@ def test_a_whole_life(bench, backend, program):
     bench.config("[pool]\nmax_workers = 5\nmin_workers = 1\n")
 
     reloaded = bench.dari("reload", "app.py:main", "--json")
-    bench.config("[pool]\nmax_workers = 1\n")
-    refused = bench.dari("reload", "app.py:main", "--json")
     stopped = bench.dari("stop", "app.py:main", "--strict")
 
     answer = json.loads(reloaded.stdout)
     assert (reloaded.returncode, answer["changed"]) == (0, ["pool.max_workers", "pool.min_workers"])
     assert answer["restart"] == ["pool.min_workers"]
-    assert refused.returncode == 153
-    assert "dari.toml:2: [pool] max_workers must be at least the running pool's min_workers (2)" in refused.stdout
     assert stopped.returncode == 0
     told = [line for line in bench.log().splitlines() if line.startswith(("task", "reload:", "main", "hook"))]
     assert told == [
@@ -98,6 +94,46 @@ def test_a_whole_life(bench, backend, program):
     ]
     assert "on_stop hook main.<locals>.fails failed" in bench.log()
     assert "OSError: no such socket" in bench.log()
+
+
+def test_a_pool_that_cannot_be_is_refused(bench):
+    """A reload that would take the running pool below its min_workers is refused, with the line that says so."""
+    bench.program(AS_COROUTINE)
+    bench.config("[pool]\nmax_workers = 3\nmin_workers = 2\n")
+    bench.start("-c", "dari.toml")
+    config = bench.config("[pool]\nmax_workers = 1\n")
+
+    refused = bench.dari("reload", "app.py:main")
+
+    assert refused.returncode == 153
+    text = "[pool] max_workers must be at least the running pool's min_workers (2) until a restart"
+    assert f"{config}:2: {text}" in refused.stderr
+
+
+def test_another_thread_hands_tasks_in(bench):
+    """ctx.scheduler is made where main runs; who asks for it elsewhere first is told so, and harms nobody."""
+    bench.program(
+        """
+        import asyncio
+        async def main(ctx):
+            def elsewhere():
+                try:
+                    return ctx.scheduler
+                except RuntimeError as error:
+                    return error
+            def task():
+                yield
+                return "done"
+            print(await asyncio.to_thread(elsewhere))
+            scheduler = ctx.scheduler
+            assert await asyncio.to_thread(elsewhere) is scheduler
+            future = await asyncio.to_thread(scheduler.create_task_threadsafe, task)
+            print(await asyncio.wrap_future(future))
+        """
+    )
+    out = bench.dari("run", "app.py:main").stdout.splitlines()
+
+    assert out == ["ctx.scheduler is made in main's loop: ask for it there first, then any thread may have it", "done"]
 
 
 def test_hooks_after_a_failure_and_jobs_that_are_stuck(bench):

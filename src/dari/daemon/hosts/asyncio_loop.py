@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dari.daemon.context import Stopping
 from dari.daemon.entry import MainCall, MainCancelled
+from dari.daemon.hosts import scheduler_in
 from dari.daemon.signals import Inbox
 
 if TYPE_CHECKING:
@@ -119,9 +120,7 @@ class AsyncioHost:
             self._task.cancel()
 
     def scheduler(self) -> Scheduler:
-        from dari.scheduler import implicit_scheduler
-
-        return implicit_scheduler(self._loop)
+        return scheduler_in(self._loop)
 
     def tasks(self) -> list[Any]:
         import asyncio

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dari.daemon.context import Stopping
 from dari.daemon.entry import MainCall, MainCancelled
+from dari.daemon.hosts import scheduler_in
 from dari.daemon.signals import Inbox
 
 if TYPE_CHECKING:
@@ -114,9 +115,7 @@ class TrioHost:
         self.post(self._scope.cancel)  # its second call changes nothing, and main leaves it at its end
 
     def scheduler(self) -> Scheduler:
-        from dari.scheduler import implicit_scheduler
-
-        return implicit_scheduler(self._token)
+        return scheduler_in(self._token)
 
     def tasks(self) -> list[Any]:
         found = [] if self._root is None else [self._root]
