@@ -257,7 +257,7 @@ def test_sockets_and_timers_wait_for_no_long_batch(lanes):
         runner.run(main())
 
     assert log == list(range(10_000))
-    assert max(later - earlier for earlier, later in zip([0, *clock_reads], clock_reads, strict=False)) <= 64
+    assert max(later - earlier for earlier, later in zip([0, *clock_reads], clock_reads, strict=False)) <= 128
 
 
 def test_a_slow_batch_is_ended_by_time(lanes):
