@@ -13,6 +13,8 @@ import pytest
 from dari.daemon.activation import passed
 from dari.daemon.lifecycle import Refused
 
+PATIENCE = 20.0
+
 # Starts `dari` as systemd does: the sockets are 3 and 4, and LISTEN_PID is the very process that becomes `dari`.
 ACTIVATE = """\
 import os, sys
@@ -55,7 +57,7 @@ def test_a_service_finds_its_sockets(bench, action):
     with contextlib.ExitStack() as stack:
         web = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
         numbers = ",".join(str(each.fileno()) for each in web)
-        callers = [stack.enter_context(socket.create_connection(each.getsockname())) for each in web]
+        callers = [stack.enter_context(socket.create_connection(each.getsockname(), PATIENCE)) for each in web]
         command = [sys.executable, "activate.py", numbers, "web:web", *bench.command(action, "app.py:main")]
 
         bench.spawn(command, pass_fds=[each.fileno() for each in web])

@@ -107,13 +107,13 @@ def test_a_blocked_loop_says_nothing(bench, supervisor, backend):
     """WATCHDOG comes by the loop: not while it is blocked, and again when it is not."""
     listening, address = supervisor
     bench.program(BLOCKS.replace("async def", "def").replace("await", "yield") if backend == "standalone" else BLOCKS)
-    environ = bench.env | {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "100000", "DARI_DAEMON__BACKEND": backend}
+    environ = bench.env | {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "400000", "DARI_DAEMON__BACKEND": backend}
 
     service = bench.popen("run", "app.py:main", env=environ)
     alive = [next_but(listening, "READY=1") for _ in range(3)]
     os.kill(service.pid, signal.SIGHUP)
     reloading = next_but(listening, "WATCHDOG=1")
-    listening.settimeout(0.4)  # four times what the watchdog would bear
+    listening.settimeout(0.6)  # more than what the watchdog bears
     with pytest.raises(TimeoutError):
         heard(listening)
     listening.settimeout(PATIENCE)

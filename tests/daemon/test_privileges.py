@@ -28,6 +28,7 @@ from dari.daemon.lifecycle import Exit, Failure, Refused
 from dari.daemon.privileges import drop
 
 from .conftest import Bench
+from .test_logs import run_logrotate
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
@@ -164,14 +165,13 @@ def test_a_service_becomes_its_user(service, until):
         assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (owner, mode), path
     assert service.status() == (0, "running")
 
-    # logrotate's `create` is what lets the user open the path again, in a directory that is not his.
-    moved = service.logfile.rename(service.directory / "app.log.1")
+    # In a directory that is not his somebody has to create the log for him: `create` of the snippet does.
+    run_logrotate(service, service.dari("unit", "app.py:main", "--logrotate").stdout)
+    assert "reloaded" in service.log()
+    assert (service.logfile.stat().st_uid, stat.S_IMODE(service.logfile.stat().st_mode)) == (uid, 0o640)
+    moved = service.logfile.rename(service.directory / "app.log.2")
     os.kill(pid, signal.SIGHUP)
     until(lambda: "the log stays where it was" in moved.read_text())
-    service.logfile.touch()
-    os.chown(service.logfile, uid, gid)
-    os.kill(pid, signal.SIGHUP)
-    until(lambda: "reloaded" in service.log())
     assert service.dari("stop", "app.py:main", "--strict").returncode == 0
     assert service.status() == (3, "stopped")
     assert service.pidfile.read_bytes() == b""

@@ -64,6 +64,9 @@ def test_systemd_has_nothing_against_them(tmp_path):
     for name, settings in units.items():
         (tmp_path / f"{name}.service").write_text(systemd_unit(settings))
 
+    written = value_of((tmp_path / "odd.service").read_text(), "ExecStart")
+    assert r'/a \"$$HOME\" of 50%%\\/dari.toml"' in written
+    assert f"{tmp_path}/{odd}" in words(written)
     assert verify(*(tmp_path / f"{name}.service" for name in units)) == (0, "")
 
 

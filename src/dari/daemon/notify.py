@@ -30,7 +30,7 @@ from dari.daemon.listeners import Listener
 
 _LOGGER: Final = logging.getLogger("dari.daemon")
 _VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-_PATIENCE: Final = 0.25  # seconds with a supervisor whose queue is full: whoever tells of a stop must not wait for long
+_PATIENCE: Final = 1.0  # seconds with a supervisor whose queue is full; the keeper of a stop comes by here, too
 
 
 class Supervisor(Listener):
