@@ -120,10 +120,13 @@ def _surroundings(settings: Settings) -> list[str]:
         and not _is_below(target.directory, os.path.dirname(settings.config or ""))
     ):
         lines.append(f"WorkingDirectory={_escape(target.directory)}")  # from where the module is imported
-    if paths := os.environ.get("PYTHONPATH"):
-        absolute = os.pathsep.join(map(os.path.abspath, paths.split(os.pathsep)))
-        lines.append(f"Environment={_quote(f'PYTHONPATH={absolute}')}")
+    if paths := os.pathsep.join(_python_path()):
+        lines.append(f"Environment={_quote(f'PYTHONPATH={paths}')}")
     return lines
+
+
+def _python_path() -> list[str]:
+    return [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
 def _account(settings: Settings) -> list[str]:
@@ -157,7 +160,14 @@ def _limits(settings: Settings) -> list[str]:
 
 
 def _sandbox(settings: Settings, rundir: str) -> list[str]:
-    needed = [sys.executable, os.path.realpath(sys.executable), settings.config or "/", rundir]
+    needed = [
+        sys.executable,
+        os.path.realpath(sys.executable),
+        os.path.abspath(__file__),
+        settings.config or "/",
+        rundir,
+    ]
+    needed += _python_path()
     needed += [settings.target.directory] if settings.target is not None else []
     needed += [settings.logfile] if settings.told("logfile") else []
     homes = any(_is_below(path, home) for path in needed for home in _HOMES)
