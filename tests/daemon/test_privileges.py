@@ -179,8 +179,10 @@ def test_a_service_becomes_its_user(service, until):
 
 def test_run_becomes_its_user_too(service, until):
     """In the foreground, where the environment is the supervisor's word and stays; HOME and the like are the user's."""
-    running = service.popen("run", "app.py:main", "--logfile", "app.log")
-    until(lambda: service.is_now("running"))
+    del service.env["DARI_DAEMON__LOGFILE"]  # stderr, which nobody rotates
+    with service.logfile.open("w") as stderr:
+        running = service.popen("run", "app.py:main", "--log-rotate", "size", stderr=stderr)
+    until(lambda: service.is_now("running") and "found" in service.log())
 
     uid = NOBODY.pw_uid
     assert {row[0] for row in identities(running.pid)} == {f"{uid} {uid} {uid} {uid}"}

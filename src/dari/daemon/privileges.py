@@ -72,7 +72,7 @@ def _can_return() -> bool:
     return True
 
 
-def require_access(settings: Settings, who: Account) -> None:
+def require_access(settings: Settings, who: Account, *, log: str | None) -> None:
     """As the user: `Failure` where he cannot read the interpreter (6) or the program (5), and why not."""
     for path in (_LIBRARY, _DARI):
         if shut := _shut(path, os.R_OK):
@@ -83,8 +83,10 @@ def require_access(settings: Settings, who: Account) -> None:
     target = settings.target
     if target is not None and (shut := _shut(target.place if target.is_file else target.directory, os.R_OK)):
         raise Failure(Exit.NO_TARGET, f"cannot import {target}: user {who.name!r} cannot read it: {shut}")
-    directory = os.path.dirname(settings.logfile)
-    if settings.log_rotate != "none" and not os.access(directory, os.W_OK | os.X_OK):
+    if log is None or settings.log_rotate == "none":
+        return
+    directory = os.path.dirname(log)
+    if not os.access(directory, os.W_OK | os.X_OK):
         text = (
             f"log.rotate = {settings.log_rotate!r} renames files in {directory}, where user {who.name!r} may not write"
         )

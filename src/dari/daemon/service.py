@@ -87,7 +87,7 @@ class Service:
                 if path is not None:
                     give_log(path, who, create_directory=create_directory)
             drop(who)
-            require_access(self.settings, who)
+            require_access(self.settings, who, log=path)
 
     def open_log(self) -> None:
         with self._opening_log() as (path, create_directory):

@@ -114,7 +114,7 @@ def _details(fields: dict[str, Any]) -> list[str]:
         ago = _duration(max(0.0, time.time() - last["time"]))
         lines.append(f"last reload {'ok' if last['ok'] else 'refused'} {ago} ago")
         lines[-1] += f": {last['error']}" if last["error"] else ""
-    lines.append(f"log {fields['paths']['logfile']}")
+    lines.append(f"log {fields['paths']['logfile'] or 'to stderr'}")
     if fields["log"] and fields["log"]["dropped"]:
         lines[-1] += f", {fields['log']['dropped']} lines dropped"
     return lines

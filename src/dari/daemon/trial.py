@@ -34,7 +34,7 @@ def main(argv: list[str]) -> NoReturn:
         settle(settings, detached=True)
         if who := account(settings.user, settings.group):
             drop(who)
-            require_access(settings, who)
+            require_access(settings, who, log=settings.logfile)
         go_home(settings, detached=True)
         program = import_program(settings)
         keywords = {key: value for key, value in program.keywords.items() if not settings.told(key)}
