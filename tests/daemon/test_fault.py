@@ -69,7 +69,7 @@ def die_at(bench, until, place: str) -> bool:
         begun = bench.dari("stop", "app.py:main", env=env)
         assert begun.returncode == (-9 if died.exists() and who == "stop" else 0), (place, begun)
         if who == "stop":
-            begun = bench.dari("stop", "app.py:main")
+            begun = bench.dari("stop", "app.py:main", env=bench.env)
         assert (begun.returncode, bench.status(), bench.processes()) == (0, (3, "stopped"), []), (place, begun)
     elif who != "launcher" and begun.returncode != 0:  # the launcher lived, and has said that the start failed
         assert begun.returncode != -9, (place, begun)
@@ -79,7 +79,7 @@ def die_at(bench, until, place: str) -> bool:
 
     pid = bench.start()
     until(lambda: bench.processes() == [pid])  # the one between may still be going
-    ended = bench.dari("stop", "app.py:main")
+    ended = bench.dari("stop", "app.py:main", env=bench.env)
     assert (ended.returncode, bench.status(), bench.processes()) == (0, (3, "stopped"), []), (place, ended)
     return died.exists()
 

@@ -20,8 +20,8 @@ def test_round_trip(bench):
 
     started = bench.dari("start", "app.py:main")
     [pid] = bench.witnesses()
-    running = bench.dari("status", "app.py:main")
-    stopped = bench.dari("stop", "app.py:main")
+    running = bench.dari("status", "app.py:main", env=bench.env)  # real processes, here
+    stopped = bench.dari("stop", "app.py:main", env=bench.env)
 
     assert (started.returncode, started.stdout, started.stderr) == (0, f"app: running (pid {pid})\n", "")
     assert running.returncode == 0
@@ -35,7 +35,7 @@ def test_json_round_trip(bench):
     """With --json every command answers with one object on stdout, and nothing on stderr."""
     answers = {}
     for command in ("start", "status", "restart", "stop"):
-        done = bench.dari(command, "app.py:main", "--json")
+        done = bench.dari(command, "app.py:main", "--json", env=bench.env)
         assert done.stderr == ""
         answers[command] = json.loads(done.stdout)
 
