@@ -120,7 +120,7 @@ class Bench:
         return subprocess.CompletedProcess(child.args, child.returncode, out, err)
 
     def _here(self, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-        """The same command in this very process, for those that only speak to a service: an interpreter less to start."""
+        """The same in this very process, for commands that only speak to a service: an interpreter less to start."""
         out, err = io.StringIO(), io.StringIO()
         before = dict(os.environ)
         with contextlib.chdir(self.directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

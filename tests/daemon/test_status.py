@@ -73,7 +73,7 @@ def test_what_people_see(bench, until, start_time, boot_id):
     bench.program(WITH_A_POOL)
     pid = bench.start()
     until(bench.children_of_services)
-    done = bench.dari("status", "app.py:main")
+    done = until(lambda: "has not answered" not in (said := bench.dari("status", "app.py:main")).stdout and said)
     answer = status(bench)[1]
 
     assert re.fullmatch(
@@ -147,11 +147,11 @@ def test_top_ends_with_ctrl_c(bench):
     assert (top.wait(timeout=20), top.stderr.read()) == (0, "")
 
 
-def test_metrics_of_who_runs_and_who_does_not(bench):
+def test_metrics_of_who_runs_and_who_does_not(bench, until):
     """0 is a figure, too: what scrapes it must not fail with the service."""
     stopped = bench.dari("metrics", "app.py:main")
     bench.start()
-    running = bench.dari("metrics", "app.py:main")
+    running = until(lambda: "_answers 1" in (said := bench.dari("metrics", "app.py:main")).stdout and said)
 
     assert (stopped.returncode, running.returncode) == (0, 0)
     assert '\ndari_info{name="app",state="stopped"} 1\n' in stopped.stdout
