@@ -15,7 +15,7 @@ BLOCK = re.compile(r"^```(python|toml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 BLOCKS = [(match[1], match[2]) for match in BLOCK.finditer(PAGE.read_text())]
 CONFIGURATION = next(text for language, text in BLOCKS if language == "toml")
-FIRST, FIXTURE, HOOK = [text for language, text in BLOCKS if language == "python"]
+FIRST, FIXTURE, VIRTUAL, HOOK = [text for language, text in BLOCKS if language == "python"]
 
 
 def run_pytest(directory: Path, *options: str) -> tuple[int, dict[str, str]]:
@@ -61,6 +61,35 @@ def test_on_each_loop(project: Path) -> None:
             for name in ("test_total", "test_does_not_take_for_ever", "test_double")
             for loop in ("asyncio", "uvloop", "dari")
         ),
+    )
+
+
+def test_in_virtual_time(project: Path) -> None:
+    """With the other hook in conftest.py an hour takes no time, and what can never end does not hang."""
+    pytest.importorskip("pytest_asyncio", minversion="1.4", reason="the hook came with 1.4")
+    (project / "conftest.py").write_text(VIRTUAL)
+    more = """
+
+@pytest.mark.asyncio
+async def test_hour(scheduler):
+    await scheduler.create_task(hour)
+    await asyncio.sleep(3600)
+    assert asyncio.get_running_loop().time() == 7200
+
+@pytest.mark.asyncio
+async def test_never_ends():
+    await asyncio.Event().wait()
+
+def hour():
+    yield dari.sleep(3600)
+
+import asyncio
+"""
+    (project / "test_fixture.py").write_text(FIXTURE + more)
+
+    assert run_pytest(project, "test_fixture.py") == (
+        1,
+        {"test_double": "PASSED", "test_hour": "PASSED", "test_never_ends": "FAILED"},
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 # What the inner pytests use is imported here, once: each of them lets go of what it has imported itself.
 import pytest
@@ -353,6 +354,15 @@ async def test_seed(): ...
 """)
 
     assert "mark.dari takes clock, loop, seeds, timeout, not seed" in run.text
+
+
+def test_the_page_in_the_docs(run):
+    """Its tests pass as they stand."""
+    page = Path(__file__).parents[2] / "docs" / "howto" / "test-with-pytest.md"
+    first, bank = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+    assert run(first) == dict.fromkeys(["test_generator", "test_asyncio", "test_trio"], "PASSED")
+    assert run(bank) == {f"test_deposits[seed={seed}]": "PASSED" for seed in range(20)}
 
 
 def test_the_mark_is_registered(run):

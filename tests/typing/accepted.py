@@ -9,6 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any, assert_type
 
 import dari
+from dari import testing
 
 
 def child(number: int) -> dari.Steps[str]:
@@ -46,6 +47,9 @@ def main(queue: dari.Queue[int]) -> dari.Steps[float]:
 def standalone() -> None:
     assert_type(dari.run(child, 1), str)
     assert_type(dari.run(coroutine("x"), timeout=5), bytes)
+    assert_type(testing.run(coroutine, "x", loop="trio", seed=1), bytes)
+    testing.explore(lambda: coroutine("x"), seeds=range(10), loop="asyncio")
+    assert_type(testing.VirtualEventLoop(seed=1).time(), float)
     scheduler = dari.Scheduler()
     assert_type(scheduler.create_task(main, dari.Queue[int]()), dari.Task[float])
     assert_type(scheduler.run(), bool)

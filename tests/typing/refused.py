@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 
 import dari
+from dari import testing
 
 
 def work(number: int) -> dari.Steps[str]:
@@ -18,6 +19,9 @@ dari.run(work, "text")  # error
 number: int = dari.run(work, 1)  # error
 dari.run(work)  # error
 dari.sleep("soon")  # error
+testing.run(work, 1, loop="gevent")  # error
+testing.run(work, 1, seeds=100)  # error
+testing.VirtualEventLoop(clock="real")  # error
 dari.to_thread(work, "text")  # error
 dari.all_tasks(work)  # error
 dari.Retry(wait=1)  # error

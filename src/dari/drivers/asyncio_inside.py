@@ -40,6 +40,7 @@ import threading
 from collections import deque
 from contextvars import Context, ContextVar, copy_context
 from itertools import chain, count
+from math import inf
 from random import Random
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
@@ -81,6 +82,8 @@ class LanesLoop(asyncio.SelectorEventLoop):
         self.starvation_limit: Final = starvation_limit
         self.seed: Final = seed
         self._lanes: Ready | None = None
+        # With a seed no clock on the wall decides the order: a batch that is cut shows the timers to the loop.
+        self._batch_seconds = _BATCH_SECONDS if seed is None else inf
         if seed is not None:
             self.create_task = self._create_task_of_own_chain  # type: ignore[method-assign]
         with _loops_lock:
@@ -179,7 +182,7 @@ class Ready(Lanes[Handle]):
         now = monotonic()
         if now >= self._end:
             if not self._end:
-                self._end = now + _BATCH_SECONDS
+                self._end = now + self._loop._batch_seconds
             elif not self._loop._stopping:
                 nothing: Handle = _NOTHING
                 return nothing

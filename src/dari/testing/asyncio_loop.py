@@ -21,7 +21,6 @@ import time
 from math import inf, nextafter
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, final
 
-from dari._kernel.waiting import dump
 from dari.drivers.asyncio_host import EventLoop
 from dari.drivers.pending import Account, accounts
 from dari.drivers.reporting import report
@@ -31,6 +30,8 @@ from dari.testing.descriptors import from_outside
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
+
+    from dari._kernel.contract import Tracer
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -74,9 +75,12 @@ class _Selector(selectors.DefaultSelector):
 class WatchedEventLoop(EventLoop):
     """A `dari.EventLoop` that tells those who wait for everybody else to be blocked."""
 
-    def __init__(self, *, starvation_limit: int | None = 64, seed: int | None = None) -> None:
+    def __init__(
+        self, *, starvation_limit: int | None = 64, seed: int | None = None, tracer: Tracer | None = None
+    ) -> None:
         self._watching = selector = _Selector()
-        super().__init__(selector, starvation_limit=starvation_limit, seed=seed)
+        super().__init__(selector, starvation_limit=starvation_limit, seed=seed, tracer=tracer)
+        self._batch_seconds = inf  # the same program takes the same steps, on however busy a machine
         selector.loop = self
         self._account = accounts[self] = Account(self._make_clock(), seed=seed)
 
@@ -109,15 +113,17 @@ class VirtualEventLoop(WatchedEventLoop):
     `asyncio.Runner(loop_factory=VirtualEventLoop)`, `unittest.IsolatedAsyncioTestCase.loop_factory`, pytest-asyncio's
     `pytest_asyncio_loop_factories`, anyio's `backend_options`. The clock (`loop.time()`, and that of dari's own sleeps)
     jumps to the next timer when nothing is ready and nothing outside is pending. When nothing could ever wake the
-    program, the runner raises DeadlockError. `seed` and `starvation_limit` are those of `dari.EventLoop`.
+    program, the runner raises DeadlockError. The arguments are those of `dari.EventLoop`.
     """
 
-    def __init__(self, *, starvation_limit: int | None = 64, seed: int | None = None) -> None:
+    def __init__(
+        self, *, starvation_limit: int | None = 64, seed: int | None = None, tracer: Tracer | None = None
+    ) -> None:
         self._virtual = _Clock()
         self._children: list[asyncio.SubprocessTransport] = []
         self._limiter: Any = None  # of anyio's threads
         self._still_since: float | None = None  # real time; inf: it was told
-        super().__init__(starvation_limit=starvation_limit, seed=seed)
+        super().__init__(starvation_limit=starvation_limit, seed=seed, tracer=tracer)
         self._own_fds = self._watching.fds()  # those by which other threads wake it
 
     def _make_clock(self) -> Callable[[], float]:
@@ -142,13 +148,9 @@ class VirtualEventLoop(WatchedEventLoop):
             return _LOOK_AGAIN
         self._still_since = None
         if timeout is None:
-            raise DeadlockError(f"every task waits, and nothing is left that could wake one:\n{self._where()}")
+            raise DeadlockError(f"every task waits, and nothing is left that could wake one:\n{self.dump()}")
         self._virtual.now += timeout
         return 0
-
-    def _where(self) -> str:
-        tasks = sorted(asyncio.all_tasks(self), key=lambda task: task.get_name())
-        return "\n".join((*map(repr, tasks), *(dump(guest.kernel.tasks) for guest in self._account.guests)))
 
     def _outside(self, for_ever: bool) -> list[str]:
         """What is pending outside, as text. `for_ever`: there is no timer, so that a listening socket counts, too."""
