@@ -1,8 +1,8 @@
 """An engine: what runs jobs, as the desk sees it. Nothing but that protocol lives here.
 
-An engine is told by `call` that there is something to take; when it can start a job it takes one (`Desk.take`), and
-when that has ended it says so (`Desk.end`). Order, bounds and counts stay with the desk. Threads (`workers`) are the
-first engine.
+An engine is told by `call` that there is something to take; when it can start a job it takes one (`Desk.take_next`),
+and when that has ended it says so (`Desk.finish`). Order, bounds and counts stay with the desk. Threads (`workers`) are
+the first engine; tests/pool/test_engine.py has another, of thirty lines.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
 two sections: one to hand it in, one to end it. Splitting the lock would cost more than it saves under the GIL. What
 happens inside of a section is the `ledger`'s.
 
-**The seam for engines.** `take` gives the next job to whoever can start one now, and `end` finishes it later: order,
-bound, statistics and closing are decided here, whatever runs the jobs. The engine is told by `Crew.call` that there is
-something to take. Threads are the first engine.
+**The seam for engines.** `take_next` gives the next job to whoever can start one now, and `finish` ends it later:
+order, bound, statistics and closing are decided here, whatever runs the jobs. The engine is told by `Crew.call` that
+there is something to take. Threads are the first engine; they make one section of both (`workers`).
 """
 
 from __future__ import annotations
@@ -122,6 +122,17 @@ class Desk(Salvage):
     def resize(self, max_workers: int) -> None:
         self.perform(self.crew.resize, max_workers)
 
+    def take_next(self) -> Job[Any] | None:
+        """For an engine that can start a job now: the next one, which is RUNNING by that. None: there is none."""
+        while True:
+            job, again = self.perform(self._take_or_look_again) or (None, False)
+            if not again:
+                return job
+
+    def finish(self, job: Job[Any], state: JobState) -> None:
+        """For the engine that took it: it has ended, in the `state` that `job.run` gave, and `job._result`."""
+        self.perform(self.end, job, state)
+
     def when_idle(self, call: Callable[[], object]) -> None:
         """Make `call()`, which must not block, when nothing is queued or running; at once, if so it is."""
         self.perform(self._tell_when_idle, call)
@@ -151,6 +162,11 @@ class Desk(Salvage):
         return frozen(workers, idle, abandoned, readings)
 
     # ---- steps: each is a section ---------------------------------------------------------------------------------
+
+    def _take_or_look_again(self) -> tuple[Job[Any] | None, bool]:
+        job, again = self.take(), self.looks_again
+        self.looks_again = False
+        return job, again
 
     def _tell_when_idle(self, call: Callable[[], object]) -> None:
         (self._when_idle if self.unfinished else self.calls).append(call)
