@@ -246,7 +246,7 @@ def test_a_timeout_is_of_one_attempt_and_final(one, gate):
             raise ValueError("no")
         gate.wait()
 
-    error = one.options(retry=AT_ONCE, timeout=0.02).submit(work).exception(timeout=10)
+    error = one.options(retry=AT_ONCE, timeout=1).submit(work).exception(timeout=10)
 
     assert isinstance(error, JobTimeout)
     assert error.__notes__ == ["attempt 1 failed: ValueError('no')"]

@@ -12,6 +12,7 @@ import pytest
 import dari
 from dari.exceptions import JobTimeout
 from dari.pool import JobState, Pool, current_job
+from dari.pool.clock import Clock
 
 from .conftest import until
 
@@ -60,9 +61,15 @@ def test_a_job_that_starts_in_time_may_run_for_longer(one):
     assert job.result() is True
 
 
-def test_a_delay_is_no_waiting_in_the_queue(one):
+def test_a_delay_is_no_waiting_in_the_queue(one, gate, monkeypatch):
     """`queue_timeout` counts from when the job is queued."""
-    assert one.options(delay=0.03, queue_timeout=0.02).submit(pow, 2, 3).result() == 8
+    gate.hold(one)
+    times, set_time = [], Clock.set
+    monkeypatch.setattr(Clock, "set", lambda clock, job, when: (times.append(when), set_time(clock, job, when))[1])
+    job = one.options(delay=0.01, queue_timeout=100).submit(pow, 2, 3)
+    until(lambda: job.state is JobState.QUEUED)
+
+    assert times == [job.submitted_at + 0.01, job._queued_at + 100]
 
 
 def test_a_job_that_runs_for_too_long_is_abandoned(one, gate):
@@ -175,13 +182,13 @@ def test_a_callback_that_raises_systemexit_does_not_stop_the_clock(one, gate, mo
     """A successor keeps the time."""
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     gate.hold(one)
-    job = one.options(queue_timeout=SOON).submit(int)
+    job = one.options(queue_timeout=0.3).submit(int)
 
     def leave(_):
         raise SystemExit
 
     job.add_done_callback(leave)
-    later = one.options(queue_timeout=3 * SOON).submit(int)
+    later = one.options(queue_timeout=0.4).submit(int)
 
     assert isinstance(later.exception(timeout=10), JobTimeout)
 
@@ -209,7 +216,7 @@ def test_who_waits_after_a_cancel_is_free_at_the_timeout(one, gate):
 
     def main():
         job = one.options(timeout=0.3).submit(gate.wait)
-        until(job.running)
+        assert gate._entered.acquire(timeout=10)
         with dari.CancelScope() as scope:
             dari.create_task(lambda: (yield scope.cancel()))  # its turn comes when main waits
             yield job

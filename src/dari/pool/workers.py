@@ -177,7 +177,7 @@ class Threads:
         return self.shrinking
 
     def unpark(self, worker: Worker) -> None:
-        """With the lock held: it woke up. (If by its gate, it stands here no more, but for one opened for nothing.)"""
+        """With the lock held: it looks for a job. (It stands here no more, but if its gate was opened for nothing.)"""
         if worker in self._idle:
             self._idle.remove(worker)
 
@@ -279,7 +279,9 @@ class Worker(Seat):
                 desk.inside = True
                 if desk.in_doubt:
                     desk.put_right()
-                if done is not None:
+                if done is None:
+                    crew.unpark(self)
+                else:
                     may_take = desk.end(done, state)
                     if state is COMPLETED:
                         self.completed += 1
@@ -308,21 +310,20 @@ class Worker(Seat):
             else:
                 done = None
         done = None  # an idle worker keeps nothing alive
-        if stays:
-            opened = self.gate.acquire(True, crew.patience)
-            take_turn(lock)
-            try:
-                desk.inside = True
-                leaves = not opened and crew.grow_old(self)
-                if not leaves:
-                    crew.unpark(self)
-                calls = desk.leave()
-            finally:
-                lock.release()
-            if calls:
-                make(calls)
-            return not leaves
-        return False
+        if not stays:
+            return False
+        if self.gate.acquire(True, crew.patience):
+            return True
+        take_turn(lock)
+        try:
+            desk.inside = True
+            leaves = crew.grow_old(self)
+            calls = desk.leave()
+        finally:
+            lock.release()
+        if calls:
+            make(calls)
+        return not leaves
 
 
 @final
