@@ -235,8 +235,13 @@ def test_a_program_that_configures_logging_has_its_level(bench):
 
 def test_stale_and_foreign_sockets(bench, line, gone):
     """What a killed service left is replaced; a file, a socket of somebody else and a bad directory are left alone."""
-    os.kill(first := bench.start(), signal.SIGKILL)
-    assert gone(first)
+    for command in ("stop", "start"):
+        os.kill(first := bench.start(), signal.SIGKILL)
+        assert gone(first)
+        assert (bench.rundir / "app.ctl").exists()
+        if command == "stop":
+            bench.dari("stop", "app.py:main")
+            assert not (bench.rundir / "app.ctl").exists()
     with pytest.raises(ConnectionRefusedError):
         line()
     second = bench.start()
@@ -256,6 +261,7 @@ def test_stale_and_foreign_sockets(bench, line, gone):
         with socket.socket(socket.AF_UNIX) as caller:
             caller.connect(str(theirs))  # it is still theirs
 
+    assert os.listdir(bench.rundir) == ["app.pid"]
     assert (foreign.returncode, "somebody else listens on the socket" in foreign.stderr) == (1, True)
     assert (file.returncode, "app.py is no socket" in file.stderr) == (1, True)
     assert (open_to_all.returncode, "everybody may write to" in open_to_all.stderr) == (4, True)

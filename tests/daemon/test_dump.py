@@ -97,9 +97,12 @@ def program_line(bench, marker):
     ],
 )
 def test_it_says_where_a_task_waits(bench, program, backend):
-    """asyncio, uvloop, trio in a thread, generator services alike: the line of the innermost await or yield."""
+    """asyncio, uvloop, trio in a thread, generator services alike: the line of the innermost await or yield.
+
+    Asked through the control socket; on uvloop and trio by the signal, for those have none here."""
     if backend in ("uvloop", "trio"):
         pytest.importorskip(backend)
+        bench.env["DARI_DAEMON__CONTROL__SOCKET"] = "none"
     bench.program(program)
     pid = bench.start("--backend", backend)
 

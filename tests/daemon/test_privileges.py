@@ -160,10 +160,12 @@ def test_a_service_becomes_its_user(service, until):
     for path, owner, mode in [
         (service.pidfile, 0, 0o644),
         (service.rundir, 0, 0o755),
+        (service.rundir / "app.ctl", 0, 0o600),
         (service.logfile, uid, 0o640),
     ]:
         assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (owner, mode), path
-    assert service.status() == (0, "running")
+    status = json.loads(service.dari("status", "app.py:main", "--json").stdout)
+    assert (status["state"], status["loop"]["answers"]) == ("running", True)  # root asks, through the control socket
 
     # In a directory that is not his somebody has to create the log for him: `create` of the snippet does.
     run_logrotate(service, service.dari("unit", "app.py:main", "--logrotate").stdout)
@@ -175,6 +177,7 @@ def test_a_service_becomes_its_user(service, until):
     assert service.dari("stop", "app.py:main", "--strict").returncode == 0
     assert service.status() == (3, "stopped")
     assert service.pidfile.read_bytes() == b""
+    assert os.listdir(service.rundir) == ["app.pid"]
 
 
 def test_run_becomes_its_user_too(service, until):

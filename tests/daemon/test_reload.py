@@ -90,8 +90,10 @@ def links(pid):
 
 @pytest.fixture(params=["asyncio", "uvloop", "standalone"])
 def service(bench, request):
+    """A running service; the one on uvloop has no control socket, so that HUP and the pidfile do it all."""
     if request.param == "uvloop":
         pytest.importorskip("uvloop")
+        bench.env["DARI_DAEMON__CONTROL__SOCKET"] = "none"
     bench.program(STANDALONE if request.param == "standalone" else PROGRAM)
     bench.config(CONFIG.format(1))
     bench.start("-c", "dari.toml", "--backend", request.param, target="app.py:daemon")

@@ -12,7 +12,6 @@ Nothing but the protocol lives here. What the answers say is `figures`, `stacks`
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -56,13 +55,12 @@ class Unable(Exception):  # noqa: N818 - an answer, not a failure
 
 
 class Control(Listener):
-    """`listening` is bound; it is removed at the farewell, while the pidfile's lock is still held."""
+    """`listening` is bound already."""
 
     def __init__(self, service: Controlled, listening: socket.socket, pulse: Pulse) -> None:
         self._service = service
         self._pulse = pulse
         self._pid = os.getpid()
-        self._path = service.settings.control_socket
         self._uids = {0, os.geteuid(), *service.settings.control_allow_uids}
         self._server = Server("dari-control", listening, self._converse)
         self._answer: Answer | None = None
@@ -75,10 +73,6 @@ class Control(Listener):
         with self._reloaded:
             self._answer = answer
             self._reloaded.notify_all()
-
-    def farewell(self) -> None:
-        with contextlib.suppress(OSError):  # in another user's directory by now: the next start removes it
-            os.unlink(self._path)
 
     # -- the protocol ---------------------------------------------------------------------------------------------
 

@@ -231,6 +231,9 @@ class _Launch:
                 self._service.send(signal.SIGKILL)
             self._gone = self._service.wait(_KILL_WAIT)
         if self._gone:
+            from dari.daemon import listening
+
+            listening.tidy_up(self._settings.control_socket)
             clear(self._lock)
 
     def _find_service(self, status: int, verdict: int) -> None:

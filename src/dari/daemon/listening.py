@@ -72,7 +72,7 @@ def open_control(path: str, mode: int) -> socket.socket:
     try:
         if reason := distrusted(os.path.dirname(path)):
             raise Failure(Exit.NOT_PERMITTED, f"{reason}: no place for a control socket")
-        _remove_stale(path)
+        remove_stale(path)
         os.fchmod(listening.fileno(), mode)
         with reachable(path) as short:
             listening.bind(short)
@@ -86,7 +86,14 @@ def open_control(path: str, mode: int) -> socket.socket:
     return listening
 
 
-def _remove_stale(path: str) -> None:
+def tidy_up(path: str) -> None:
+    """After the end of a service: remove what it could not remove by itself. Only for the holder of its lock."""
+    if path:
+        with contextlib.suppress(OSError, Failure):
+            remove_stale(path)
+
+
+def remove_stale(path: str) -> None:
     """Remove what a killed service has left; `Failure` where that is no socket, or one that somebody listens on."""
     try:
         facts = os.lstat(path)

@@ -165,7 +165,7 @@ def _stop(settings: Settings, fd: int, *, first: bool, strict: bool) -> Report:
         _name_holder(settings)
         seen = look(settings.pidfile)
     if seen.state in (State.STOPPED, State.DEAD):
-        _tidy(settings, fd, pid=None)
+        _tidy(settings, fd, gone=None)
         return _nothing_to_stop(strict)
     record = signallable(seen)
 
@@ -175,7 +175,7 @@ def _stop(settings: Settings, fd: int, *, first: bool, strict: bool) -> Report:
     if handle is not None:
         with handle:
             killed = _end(settings, handle, tell=first and seen.state is not State.STOPPING, pid=seen.pid)
-    _tidy(settings, fd, pid=seen.pid)
+    _tidy(settings, fd, gone=record)
     seconds = round(time.monotonic() - began, 3)
     fields = {"state": "stopped", "pid": seen.pid, "already": False, "killed": killed, "seconds": seconds}
     code = Exit.KILLED if killed and strict else Exit.DONE
@@ -197,15 +197,26 @@ def _end(settings: Settings, handle: Handle, *, tell: bool, pid: int | None) -> 
     return True
 
 
-def _tidy(settings: Settings, fd: int, *, pid: int | None) -> None:
-    """See that the lock is free, and that the pidfile names nobody: who was killed could not clear it."""
+def _tidy(settings: Settings, fd: int, *, gone: Record | None) -> None:
+    """See that the lock is free, that the pidfile names nobody, and that the control socket is gone.
+
+    Who was killed could not see to that, nor who gave root's rights away, in root's directory.
+    """
+    pid = gone.identity.pid if gone is not None else None
     deadline = time.monotonic() + HARD_EXIT_AFTER  # a launcher whose service we stopped lets go a moment later
     while True:
         seen = look(settings.pidfile)
-        if seen.state is State.STOPPED or (seen.record is not None and seen.pid != pid and seen.may_be_signalled()):
-            return  # gone, or the next one is there already
-        if seen.state is State.DEAD and try_lock(fd, SERVICE_BYTE):
+        if seen.record is not None and seen.pid != pid and seen.may_be_signalled():
+            return  # the next one is there already
+        last = seen.record or gone
+        left = last.control if last is not None else ""
+        if seen.state is State.STOPPED and not (left and os.path.lexists(left)):
+            return
+        if seen.state in (State.STOPPED, State.DEAD) and try_lock(fd, SERVICE_BYTE):
+            from dari.daemon import listening  # here: `stop` is quicker without sockets
+
             forget_answer(settings.pidfile)
+            listening.tidy_up(left)
             clear(fd)
             return
         if time.monotonic() > deadline:

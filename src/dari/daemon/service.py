@@ -307,6 +307,9 @@ class Service:
             self._log.close(patience)
         if self._lock_fd != -1 and here:
             forget_answer(self.settings.pidfile)
+            if self.doors.control is not None:
+                with contextlib.suppress(OSError):  # the directory is root's, and we are not any more: see `launch`
+                    os.unlink(self.settings.control_socket)
             clear(self._lock_fd)
 
 
