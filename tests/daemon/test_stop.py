@@ -110,6 +110,29 @@ def test_stop_before_ready(bench, until, gone):
     assert bench.status() == (3, "stopped")
 
 
+@pytest.mark.parametrize("backend", ["trio", "standalone"])
+def test_stop_in_the_first_step(bench, backend):
+    """The same on other hosts, from main's very first step: it asks for ctx.stopping too early to be waited for."""
+    if backend == "trio":
+        pytest.importorskip("trio")
+    bench.program(
+        """
+        import signal
+        import dari
+        async def main(ctx):
+            os.kill(os.getpid(), signal.SIGTERM)
+            try:
+                await ctx.stopping.wait()
+                await dari.sleep(3600)
+            finally:
+                print("cancelled", flush=True)
+        """
+    )
+    run = bench.popen("run", "app.py:main", "--backend", backend, "--stop-grace", "300")
+
+    assert (run.communicate(timeout=30)[0], run.returncode) == ("cancelled\n", 0)
+
+
 def test_stop_during_the_import(bench, until):
     """A TERM while the program is being imported ends it there, as Ctrl-C would."""
     bench.program("import time\ntime.sleep(3600)\nasync def main(ctx): ...\n")
