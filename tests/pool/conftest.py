@@ -11,7 +11,7 @@ import pytest
 
 from dari.pool import Pool
 
-PATIENCE = 10  # seconds until a wait that should end is a failure
+PATIENCE = 60  # seconds until a wait that should end is a failure
 
 
 def until(condition: Callable[[], object]) -> None:

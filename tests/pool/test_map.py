@@ -179,9 +179,10 @@ def test_aclose_waits_for_the_real_end_of_what_runs(one):
 @pytest.mark.parametrize("library", [asyncio, trio], ids=["asyncio", "trio"])
 def test_a_cancelled_taker_closes_it_and_waits(one, library):
     """Who waits, owns."""
-    ended = []
+    ended, begun = [], threading.Event()
 
     def work(n):
+        begun.set()
         while not current_job().cancel_requested:
             pass
         ended.append(n)
@@ -191,13 +192,19 @@ def test_a_cancelled_taker_closes_it_and_waits(one, library):
             pass
 
     async def in_asyncio():
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.02):
-                await take()
+        taker = asyncio.create_task(take())
+        while not begun.is_set():
+            await asyncio.sleep(0)
+        taker.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await taker
 
     async def in_trio():
-        with trio.move_on_after(0.02):
-            await take()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take)
+            while not begun.is_set():
+                await trio.sleep(0)
+            nursery.cancel_scope.cancel()
 
     library.run(in_asyncio() if library is asyncio else in_trio)
     assert (ended, one.stats().queued, one.stats().running) == ([0], 0, 0)
@@ -205,16 +212,23 @@ def test_a_cancelled_taker_closes_it_and_waits(one, library):
 
 def test_a_task_that_is_cancelled_closes_it_and_waits(one):
     """In a generator as elsewhere; what comes after the scope goes on."""
-    ended = []
+    ended, begun = [], threading.Event()
 
     def work(n):
+        begun.set()
         while not current_job().cancel_requested:
             pass
         ended.append(n)
 
+    def cancel(scope):
+        while not begun.is_set():
+            yield
+        scope.cancel()
+
     def main():
         mapped = one.map(work, range(9))
-        with dari.move_on_after(0.02) as scope:
+        with dari.CancelScope() as scope:
+            dari.create_task(cancel, scope)
             yield mapped.get()
         return scope.cancelled_caught, list(ended), (yield mapped.get(default="over"))
 

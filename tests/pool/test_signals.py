@@ -338,6 +338,22 @@ def test_what_the_end_of_the_stack_broke_off_is_right_before_somebody_joins(one,
     assert one.join(10)
 
 
+def test_a_job_at_the_end_of_the_stack_leaves_none_begun_that_it_waits_for(one):
+    """Either there is a stack to run the other one on, or it stays in line."""
+    jobs = []
+
+    def outer():
+        jobs.extend(one.submit(int) for _ in range(40))
+        queued = iter(jobs)
+        at_the_end_of_the_stack(lambda: next(queued).result())
+        return [job.running() for job in jobs]
+
+    assert one.submit(outer).result(timeout=10) == [False] * 40
+    assert one.join(10)
+    assert [job.result(timeout=10) for job in jobs] == [0] * 40
+    assert (one.stats().running, one._desk.unfinished) == (0, 0)
+
+
 def test_callbacks_for_which_there_is_no_stack_are_made_later(make_pool, gate):
     """Each exactly once: whoever comes next makes them, a join or a shutdown at last."""
     pool, called = make_pool(1, max_queue=None), []

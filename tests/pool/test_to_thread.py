@@ -61,17 +61,25 @@ def test_an_error_is_raised_where_it_is_waited_for():
 
 def test_a_timeout_asks_the_call_to_end_and_waits_for_it():
     """Who waits, owns."""
-    ended = []
+    ended, begun = [], threading.Event()
 
     def work():
+        begun.set()
         while not current_job().cancel_requested:
             pass
         ended.append(True)
 
+    async def expire(timeout):
+        while not begun.is_set():
+            await asyncio.sleep(0)
+        timeout.reschedule(asyncio.get_running_loop().time())
+
     async def main():
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.01):
+            async with asyncio.timeout(None) as timeout:
+                expiring = asyncio.create_task(expire(timeout))
                 await dari.to_thread(work)
+        await expiring
 
     asyncio.run(main())
 

@@ -262,19 +262,19 @@ class _JobFuture(Future[T], Listener):
 
     def __call__(self) -> None:
         """The job has ended. (Called again, if the end of the stack kept a callback from being begun.)"""
-        if not self._notified:
-            self._notified = True
-            if self._made_condition is not None:
-                self._notify()
-        if self._done_callbacks:
-            self.teller = get_ident()
-            try:
+        try:
+            if not self._notified:
+                if self._made_condition is not None:
+                    self._notify()
+                self._notified = True
+            if self._done_callbacks:
+                self.teller = get_ident()
                 self._call_back()
-            except RecursionError:
-                raise
-            except BaseException:  # Ctrl-C
-                self._be_told()
-                raise
+        except RecursionError:
+            raise
+        except BaseException:  # Ctrl-C
+            self._be_told()
+            raise
         self._be_told()
 
     def _notify(self) -> None:
