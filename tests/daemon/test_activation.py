@@ -13,7 +13,7 @@ import pytest
 from dari.daemon.activation import passed
 from dari.daemon.lifecycle import Refused
 
-PATIENCE = 20.0
+from .conftest import PATIENCE
 
 # Starts `dari` as systemd does: the sockets are 3 and 4, and LISTEN_PID is the very process that becomes `dari`.
 ACTIVATE = """\

@@ -15,7 +15,7 @@ from dari.daemon.lifecycle import Exit, Refused
 from dari.daemon.notify import Supervisor, take
 from dari.daemon.operate import start
 
-PATIENCE = 20.0
+from .conftest import PATIENCE
 
 TELLS = """\
 import os, subprocess, sys

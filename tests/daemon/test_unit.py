@@ -17,9 +17,8 @@ import pytest
 from dari.daemon.config import resolve
 from dari.daemon.unit import logrotate_snippet, systemd_unit
 
+from .conftest import PATIENCE
 from .test_logs import COUNTER, numbers, run_logrotate
-
-PATIENCE = 20.0
 
 
 def verify(*paths):
@@ -77,13 +76,15 @@ def test_what_is_written_down(tmp_path):
     command = f"{sys.executable} -P -m dari run"
 
     of_file = systemd_unit(settings_of(tmp_path, config="dari.toml", log__level="debug"))
-    by_hand = systemd_unit(settings_of(tmp_path / "more", target="package:main", user="daemon", umask="077"))
+    by_hand = systemd_unit(
+        settings_of(tmp_path / "more", target="package:main", user="daemon", umask="077", control__socket="none")
+    )
 
     assert words(value_of(of_file, "ExecStart")) == [
         *words(command), "-c", f"{tmp_path}/dari.toml", "--log-level", "debug", "--rundir", "/run/app"
     ]  # fmt: skip
     assert words(value_of(by_hand, "ExecStart")) == [
-        *words(command), "package:main", "--umask", "077", "--rundir", "/run/package"
+        *words(command), "package:main", "--umask", "077", "--control-socket", "none", "--rundir", "/run/package"
     ]  # fmt: skip
     assert [
         value_of(of_file, key) for key in ("User", "TimeoutStopSec", "UMask", "WorkingDirectory", "DynamicUser")

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import Final
 
-_LINKS: int = 40  # as many as the kernel follows in one path
+_LINKS: Final = 40  # as many as the kernel follows in one path
 
 
 def distrusted(directory: str) -> str | None:

@@ -86,19 +86,18 @@ def logrotate_snippet(settings: Settings) -> str:
 
 def _arguments(settings: Settings) -> list[str]:
     """Return TARGET, file and options: what did not come from the file in the first place."""
-    config = settings.config
-    of_file = tuple(f"{config}{end}" for end in ("", ":"))  # "path", or "path:line"
-    found: list[str] = []
-    if not settings.origins.get(TARGET_KEY, "").startswith(of_file[1]) or config is None:
-        found.append(str(settings.target))
-    if config is not None:
-        found += ["-c", config]
+    found = [] if _is_of_file(settings, TARGET_KEY) else [str(settings.target)]
+    if settings.config is not None:
+        found += ["-c", settings.config]
     for key in KEYS:
-        origin = settings.origins.get(key, "")
-        is_of_file = config is not None and (origin == of_file[0] or origin.startswith(of_file[1]))
-        if settings.told(key) and not is_of_file and key not in _BY_SYSTEMD:
+        if settings.told(key) and not _is_of_file(settings, key) and key not in _BY_SYSTEMD:
             found += [f"--{key.replace('.', '-').replace('_', '-')}", _as_text(key, settings)]
     return found
+
+
+def _is_of_file(settings: Settings, key: str) -> bool:
+    origin = settings.origins.get(key, "")  # "path:line", or "path"
+    return settings.config is not None and settings.config in (origin, origin.rpartition(":")[0])
 
 
 def _as_text(key: str, settings: Settings) -> str:
@@ -108,17 +107,15 @@ def _as_text(key: str, settings: Settings) -> str:
         return f"{value:03o}"
     if isinstance(value, (list, tuple)):
         return ",".join(map(str, value))  # pyright: ignore[reportUnknownArgumentType] - isinstance knows no items
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value) or "none"  # how the keys that may be empty are spelled
 
 
 def _surroundings(settings: Settings) -> list[str]:
     lines: list[str] = []
     target = settings.target
-    if (
-        target is not None
-        and not target.is_file
-        and not _is_below(target.directory, os.path.dirname(settings.config or ""))
-    ):
+    if target is not None and not target.is_file and not _is_of_file(settings, TARGET_KEY):
         lines.append(f"WorkingDirectory={_escape(target.directory)}")  # from where the module is imported
     if paths := os.pathsep.join(_python_path()):
         lines.append(f"Environment={_quote(f'PYTHONPATH={paths}')}")
