@@ -96,7 +96,7 @@ def program_line(bench, marker):
         (GENERATORS, "trio"),
     ],
 )
-def test_it_says_where_a_task_waits(bench, program, backend):
+def test_it_says_where_a_task_waits(bench, until, program, backend):
     """asyncio, uvloop, trio in a thread, generator services alike: the line of the innermost await or yield.
 
     Asked through the control socket; on uvloop and trio by the signal, for those have none here."""
@@ -119,7 +119,7 @@ def test_it_says_where_a_task_waits(bench, program, backend):
     if "# MAIN" in program:
         assert f'File "{app}", line {program_line(bench, "MAIN")}, in main\n' in tasks
     assert done.stdout.count("thread 'MainThread' (") == 1
-    assert done.stdout.strip() in bench.log()
+    assert until(lambda: done.stdout.strip() in bench.log())
     assert bench.status() == (0, "running")
 
 
@@ -159,7 +159,7 @@ def test_a_blocked_loop_shows_where(bench):
 
 
 @pytest.mark.parametrize("options", [["--log-format", "json"], ["--log-format", "none"], ["--log-level", "error"]])
-def test_whatever_the_log_looks_like(bench, options):
+def test_whatever_the_log_looks_like(bench, until, options):
     """In JSON it is one object; format none and a high level do not hide what an operator has asked for."""
     bench.start(*options)
     for number in (1, 2):
@@ -169,6 +169,7 @@ def test_whatever_the_log_looks_like(bench, options):
         assert answer["dump"].startswith(f"dump {number} of app (pid {answer['pid']})\n")
         assert answer["dump"].endswith(f"end of dump {number}")
     if "json" in options:
+        until(lambda: "end of dump 2" in bench.log())
         assert all(json.loads(line) for line in bench.log().splitlines())
 
 

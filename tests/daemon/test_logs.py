@@ -27,11 +27,11 @@ COUNTER = """
         ctx.ready()
         number = 0
         while not ctx.stopping.is_set():
-            for number in range(number + 1, number + 51):
+            for number in range(number + 1, number + 11):
                 logging.info("logged %d", number)
                 print("printed", number)
                 os.write(2, f"written {number}\\n".encode())
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.005)  # slow enough for a queue of 10 000 to bear a disk that is busy for a second
 """
 
 # Says a burst of numbered lines each time it is told to, and says so.
@@ -203,7 +203,7 @@ def test_json_has_a_word_for_everything(value):
     assert "value" in line
 
 
-def test_format_none_leaves_logging_alone(bench):
+def test_format_none_leaves_logging_alone(bench, until):
     """An application that configures logging itself finds it untouched; printed lines still go to the log file."""
     bench.program(
         """
@@ -221,6 +221,7 @@ def test_format_none_leaves_logging_alone(bench):
     done = bench.dari("start", "app.py:main", "--log-format", "none")
 
     assert done.stdout.splitlines()[0] == f"[] {logging.WARNING}"
+    until(lambda: bench.is_now("stopped"))
     assert "mine" in (bench.directory / "own.log").read_text()
     assert "printed\n" in bench.log()
     assert "mine" not in bench.log()
@@ -436,9 +437,8 @@ def check_full_disk(bench, until, make_room):
 
     full = number()
     until(lambda: number() > full + 500)
-    assert "dropped" not in bench.log()
     make_room()
-    until(lambda: "lines were dropped here: the log had no room" in bench.log())
+    until(lambda: re.search(r"lines were dropped here: the log had no room \((File too|No space)", bench.log()))
     assert bench.dari("stop", "app.py:main", "--strict").returncode == 0
     lines = bench.log().splitlines()
     dropped = sum(
