@@ -80,8 +80,8 @@ def test_main_that_overstays_its_grace_is_cancelled(bench):
         import asyncio
         async def main(ctx):
             ctx.ready()
-            await ctx.stopping.wait()
             try:
+                await ctx.stopping.wait()
                 await asyncio.sleep(3600)
             finally:
                 print("cleaned up")
