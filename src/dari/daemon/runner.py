@@ -37,7 +37,7 @@ class Host(Protocol):
         ...
 
     async def drive(self, steps: Generator[Any, Any, object]) -> None:
-        """Run a generator task to its end, from inside of what was spawned."""
+        """Run a generator task to its end, from a coroutine of the loop."""
         ...
 
     async def within(self, seconds: float, awaitable: Awaitable[None]) -> bool:
