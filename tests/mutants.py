@@ -98,6 +98,18 @@ MUTANTS = {
         "        calls = self._calls\n        self._armed = self._armed and not calls\n",
         "tests/drivers/test_mailbox.py",
     ),
+    "urgent callbacks wait for the batch": Mutant(
+        "drivers/asyncio_inside.py",
+        "        if self._left and lane.rank < self._serving.rank:",
+        "        if False:",
+        "tests/drivers/test_host_queue.py tests/drivers/test_host.py",
+    ),
+    "slices step tasks of every priority": Mutant(
+        "drivers/asyncio_lanes.py",
+        "self.kernel.step_only(self._priority)",
+        "self.kernel.step_only(1 << 62)",
+        "tests/drivers/test_host.py::test_tasks_of_both_kinds_are_ordered_by_one_rule",
+    ),
     # The daemon's start real processes, so each names the one test that is made for it.
     "lock not held over exec": Mutant(
         "daemon/pidfile.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncGenerator
 from concurrent.futures import Future
@@ -54,6 +55,14 @@ def standalone() -> None:
     assert_type(scheduler.create_task(main, dari.Queue[int]()), dari.Task[float])
     assert_type(scheduler.run(), bool)
     assert_type(scheduler.stats().switches, int)
+
+
+def hosted() -> None:
+    loop = dari.EventLoop(starvation_limit=None, seed=1, tracer=dari.TaskTimes())
+    assert_type(loop.dump(), str)
+    assert_type(loop.tracer, dari.Tracer | None)
+    with asyncio.Runner(loop_factory=dari.EventLoop) as runner, dari.priority(1):
+        assert_type(runner.run(coroutine("x")), bytes)
 
 
 @asynccontextmanager

@@ -74,3 +74,9 @@ def services(ctx: dari.Context) -> None:
     ctx.on_stop(lambda late: None)  # error
     ctx.set_status(7)  # error
     ctx.pool.submit(len, 3)  # error
+
+
+def loops() -> None:
+    dari.EventLoop(64)  # error
+    dari.EventLoop(seed="1")  # error
+    dari.priority("high")  # error
