@@ -46,6 +46,30 @@ def test_wait_as_completed_and_map_know_them(make_pool):
     assert list(executor.map(pow, [2, 3], [4, 5])) == [16, 243]
 
 
+def test_nothing_ends_for_who_holds_the_condition(one, gate):
+    """`wait` and `as_completed` read the state twice meanwhile, and add themselves: they are told once, of each end."""
+
+    class Waiter(list):
+        add_result = list.append
+
+    executor = one.as_executor()
+    future, waiter = executor.submit(gate.wait), Waiter()
+    with future._condition:
+        gate.open()
+        until(future.done)
+        held = future._state
+        future._waiters.append(waiter)
+    until(lambda: future._state == "FINISHED")
+    late, latecomer = executor.submit(int), Waiter()
+    late.result()
+    until(lambda: late._state == "FINISHED")
+    with late._condition:
+        late._waiters.append(latecomer)
+    executor.shutdown()
+
+    assert (held == "FINISHED", waiter, latecomer) == (False, [future], [])
+
+
 def test_a_cancelled_future_is_told_at_once(one, gate):
     """Its job is off the queue, and whoever waits for it hears; concurrent.futures' own pool tells at its turn."""
     gate.hold(one)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from _thread import get_ident
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from threading import Condition
+from threading import Condition, Event
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, final
 from weakref import WeakSet
@@ -132,6 +132,13 @@ def _forget_the_parent_s() -> None:
 os.register_at_fork(after_in_child=_forget_the_parent_s)
 
 
+class _Settled:
+    """Instead of a Condition: nobody had made one when the job ended."""
+
+
+_SETTLED: Final = _Settled()
+
+
 @final
 class _JobFuture(Future[T], Listener):
     """A job, as `concurrent.futures` sees it; called when that has ended.
@@ -141,6 +148,10 @@ class _JobFuture(Future[T], Listener):
     functions of `concurrent.futures` look for it (`wait`, `as_completed`: `_condition`, `_state`, `_waiters`). Nobody
     is forgotten for that: who waits makes the Condition, and looks at the state then; who ends the job has settled the
     state, and looks for a Condition then.
+
+    `concurrent.futures` reads `_state`, twice, and adds itself to `_waiters`, all while it holds the Condition, and
+    relies on it that nothing ends meanwhile. So `_state` says that the job has ended when those in `_waiters` are told:
+    under the Condition, or when `_SETTLED` has taken its place because nobody had made one.
     """
 
     teller = 0
@@ -148,7 +159,7 @@ class _JobFuture(Future[T], Listener):
     told = False
     """Have those been called that were added before the job's end?"""
     _notified = False
-    _made_condition: Condition | None = None
+    _made_condition: Condition | _Settled | None = None
 
     def __init__(self, job: Job[T], at_large: set[_JobFuture[Any]]) -> None:  # deliberately without super().__init__()
         self._job: Final = job
@@ -160,13 +171,16 @@ class _JobFuture(Future[T], Listener):
     @property
     def _state(self) -> str:  # type: ignore[override] # there it is a field, and so are the next
         job = self._job
-        if job._waiters is ENDED:
+        if self._notified or self._made_condition is _SETTLED:
             return "CANCELLED_AND_NOTIFIED" if job._state is CANCELLED else "FINISHED"
         return "RUNNING" if job._state is RUNNING else "PENDING"
 
     @property
     def _condition(self) -> Condition:  # type: ignore[override]
-        made: Condition = self.__dict__.setdefault("_made_condition", Condition())
+        made: Condition | _Settled = self.__dict__.setdefault("_made_condition", Condition())
+        if isinstance(made, _Settled):  # the end is over, and whoever comes now finds that under any Condition
+            late: Condition = self.__dict__.setdefault("_late_condition", Condition())
+            return late
         return made
 
     @property
@@ -256,15 +270,15 @@ class _JobFuture(Future[T], Listener):
 
     def wait_until_told(self) -> None:
         """Block until the callbacks of the job, which has ended, were called."""
+        told: Event = self.__dict__.setdefault("_telling", Event())
         if not self.told:
-            with self._condition:
-                self._condition.wait_for(lambda: self.told)
+            told.wait()
 
     def __call__(self) -> None:
         """The job has ended. (Called again, if the end of the stack kept a callback from being begun.)"""
         try:
             if not self._notified:
-                if self._made_condition is not None:
+                if self.__dict__.setdefault("_made_condition", _SETTLED) is not _SETTLED:
                     self._notify()
                 self._notified = True
             if self._done_callbacks:
@@ -286,6 +300,7 @@ class _JobFuture(Future[T], Listener):
                     waiter.add_exception(self)
                 else:
                     waiter.add_result(self)
+            self._notified = True
             self._condition.notify_all()
 
     def _call_back(self) -> None:
@@ -304,6 +319,6 @@ class _JobFuture(Future[T], Listener):
     def _be_told(self) -> None:
         self.told = True
         self._at_large.discard(self)
-        if self._made_condition is not None:
-            with self._condition:
-                self._condition.notify_all()
+        telling: Event | None = self.__dict__.get("_telling")
+        if telling is not None:
+            telling.set()
