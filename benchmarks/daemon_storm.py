@@ -53,7 +53,7 @@ COMMANDS = {"start": 6, "stop": 3, "restart": 2, "reload": 2, "status": 3, "dump
 CODES = {
     "start": {0, 1, 137, 143, 151, 155},
     "stop": {0, 155},
-    "restart": {0, 1, 137, 143, 151, 155},
+    "restart": {0, 1, 5, 137, 143, 151, 155},  # 5: the process that tries the import was killed
     "reload": {0, 1, 3, 7, 155},
     "status": {0, 1, 3, 4},
     "dump": {0, 1, 3, 7, 155},
@@ -95,7 +95,7 @@ class Storm:
         found = []
         for name in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(OSError):
-                if mark in Path(f"/proc/{name}/environ").read_bytes().split(b"\\0"):
+                if mark in Path(f"/proc/{name}/environ").read_bytes().split(b"\0"):
                     found.append(int(name))
         return found
 
