@@ -530,3 +530,24 @@ def test_a_forked_child_logs_too(bench, until):
     bench.dari("stop", "app.py:main")
 
     assert sorted(numbers(bench.log(), "logged")) == list(range(1, 103))
+
+
+def test_a_crash_leaves_its_stack(bench, gone):
+    """What kills the interpreter itself is in the log with the lines where it was, after a reopening, too."""
+    bench.program(
+        """
+        import ctypes
+        async def main(ctx):
+            ctx.ready()
+            await ctx.stopping.wait()
+            ctypes.string_at(0)
+        """
+    )
+    pid = bench.start("--limits-core", "0")
+    bench.logfile.rename(bench.directory / "app.log.1")
+    assert bench.dari("reload", "app.py:main").returncode == 0
+    os.kill(pid, signal.SIGTERM)
+
+    assert gone(pid)
+    assert "Fatal Python error: Segmentation fault" in bench.log()
+    assert re.search(r'app.py", line \d+ in main', bench.log())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import faulthandler
 import json
 import logging
 import os
@@ -92,6 +93,7 @@ class Service:
     def open_log(self) -> None:
         with self._opening_log() as (path, create_directory):
             self._log = Log(path, self.settings, create_directory=create_directory, detached=self.detached)
+        faulthandler.enable(self._log.fd)  # a crash of C code shows its stack: the descriptor's number never changes
         atexit.register(self._log.end_output)
         if self.settings.config is not None and not os.access(self.settings.config, os.R_OK):
             _LOGGER.warning("every reload will be refused: this user cannot read %s", self.settings.config)
