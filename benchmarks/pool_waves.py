@@ -54,15 +54,15 @@ class Waves:
 
     async def coroutine(self) -> None:
         while wave := self.next():
-            answers = dict.fromkeys(wave, (-1, -1))
+            answers = [(-1, -1)] * len(wave)
 
-            async def ask(ticket: tuple[int, int], answers: dict[tuple[int, int], tuple[int, int]] = answers) -> None:
-                answers[ticket] = await self.call(ticket)
+            async def ask(place: int, ticket: tuple[int, int], answers: list[tuple[int, int]]) -> None:
+                answers[place] = await self.call(ticket)
 
             async with anyio.create_task_group() as group:
-                for ticket in wave:
-                    group.start_soon(ask, ticket)
-            self.check(wave, [*answers.values()])
+                for place, ticket in enumerate(wave):
+                    group.start_soon(ask, place, ticket, answers)
+            self.check(wave, answers)
 
 
 def worlds() -> dict[str, Callable[[Waves], object]]:
