@@ -13,7 +13,8 @@
 `memory`      bytes per queued job, by tracemalloc; in a fresh round, not timed
 
 All with their default arguments, but for the bound: 20 000 jobs do not fit into a queue of 1000, and the others' queues
-have none. Only the work is timed, not the making of a pool, nor its end (pebble polls there).
+have none. Only the work is timed, not the making of a pool, nor its end (pebble polls there). `cpu` is the ratio of the
+processor time of all threads, ends included: what is left of a ratio on a machine that does other things, too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import asyncio
 import threading
 import time
 import tracemalloc
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from functools import partial
@@ -192,13 +194,13 @@ def table() -> dict[str, Candidates]:
     return rows
 
 
-def show(row: str, samples: dict[str, list[float]]) -> None:
+def show(row: str, samples: dict[str, list[float]], costs: dict[str, list[float]]) -> None:
     ours, base, *others = samples
     rates = {who: median(rates) for who, rates in samples.items()}
     spread = f"({min(samples[ours]):,.0f} to {max(samples[ours]):,.0f})"
     print(
         f"{row:10}  dari {rates[ours]:9,.0f}/s {spread:22}  {base:6} {rates[base]:8,.0f}/s"
-        f"  ratio {rates[ours] / rates[base]:5.2f}",
+        f"  ratio {rates[ours] / rates[base]:5.2f}  cpu {median(costs[base]) / median(costs[ours]):5.2f}",
         *[f"{who} {rates[who]:,.0f}/s" for who in others],
         sep="   ",
     )
@@ -236,9 +238,17 @@ def main() -> None:
     peers = versions("aiomisc", "anyio", "pebble", "trio")
     print(peers, "concurrent.futures and asyncio are CPython's", f"{rounds} interleaved rounds, medians", sep="; ")
     rows = table()
-    rates = interleaved({(row, who): run for row, runs in rows.items() for who, run in runs.items()}, rounds)
+    costs: dict[tuple[str, str], list[float]] = defaultdict(list)
+
+    def timed(row: str, who: str) -> float:
+        before = time.process_time()
+        rate = rows[row][who]()
+        costs[row, who].append(time.process_time() - before)
+        return rate
+
+    rates = interleaved({(row, who): partial(timed, row, who) for row, runs in rows.items() for who in runs}, rounds)
     for row, runs in rows.items():
-        show(row, {who: rates[row, who] for who in runs})
+        show(row, {who: rates[row, who] for who in runs}, {who: costs[row, who] for who in runs})
     print(memory())
 
 
