@@ -280,7 +280,7 @@ def test_what_a_waiting_job_ran_inline_stands_in_the_queue_once(make_pool, gate)
 
     def outer():
         pool.submit(int)  # stands before it
-        inner.append(pool.options(retry=Retry(wait_initial=0.01, wait_jitter=0)).submit(work))
+        inner.append(pool.options(retry=Retry(wait_initial=0.2, wait_jitter=0)).submit(work))
         with pytest.raises(TimeoutError):
             inner[0].result(timeout=0.001)  # the first attempt
         until(lambda: inner[0].state is JobState.QUEUED)
