@@ -26,7 +26,7 @@ class Handle:
 
 
 def queue(limit):
-    return Ready(SimpleNamespace(starvation_limit=limit, seed=None, _stopping=True), deque())
+    return Ready(SimpleNamespace(starvation_limit=limit, seed=None, _stopping=True, _batch_seconds=0.0005), deque())
 
 
 steps = st.lists(st.one_of(st.integers(-2, 2), st.just("take"), st.just("take"), st.just("look")), max_size=200)

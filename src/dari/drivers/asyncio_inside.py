@@ -68,7 +68,7 @@ _BATCH: Final = 128  # callbacks: a look at the sockets costs as much as two or 
 _BATCH_SECONDS: Final = 0.000_5
 
 _loops: WeakSet[LanesLoop] = WeakSet()
-_loops_lock: Final = threading.Lock()
+_loops_lock: Final = threading.RLock()  # a signal handler may set the first priority
 
 
 class LanesLoop(asyncio.SelectorEventLoop):
