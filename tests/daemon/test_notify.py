@@ -102,7 +102,7 @@ def test_what_a_supervisor_hears(bench, supervisor):
 
 
 @pytest.mark.parametrize("supervisor", ["path"], indirect=True)
-@pytest.mark.parametrize("backend", ["asyncio", "uvloop", "standalone"])
+@pytest.mark.parametrize("backend", ["asyncio", "trio", "standalone"])
 def test_a_blocked_loop_says_nothing(bench, supervisor, backend):
     """WATCHDOG comes by the loop: not while it is blocked, and again when it is not."""
     listening, address = supervisor

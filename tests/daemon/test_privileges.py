@@ -6,6 +6,7 @@ a copy of it (hard links, where that is possible) is made beside the tests' own 
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import pwd
@@ -362,7 +363,7 @@ def test_a_drop_that_does_not_hold(monkeypatch):
 
 def test_a_number_is_a_user_too():
     """Names and numbers of users and groups, as long as the system knows them; root itself changes nothing."""
-    by_name, by_number = account("nobody", "daemon"), account(str(NOBODY.pw_uid), "1")
+    by_name, by_number = account("nobody", "daemon"), account(str(NOBODY.pw_uid), str(grp.getgrnam("daemon").gr_gid))
 
     assert by_name == by_number
     assert account("root", None) is None

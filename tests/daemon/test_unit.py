@@ -206,7 +206,7 @@ def test_the_snippet_when_nothing_runs(bench):
 def test_a_log_in_somebody_elses_directory(tmp_path):
     """Is rotated as that one, who could otherwise put a link where root writes."""
     (tmp_path / "logs").mkdir()
-    os.chown(tmp_path / "logs", 65534, 1)
+    shutil.chown(tmp_path / "logs", "nobody", "daemon")
 
     snippet = logrotate_snippet(settings_of(tmp_path, target="app.py:main", logfile="logs/app.log"))
 
