@@ -279,7 +279,7 @@ def pytest_asyncio_loop_factories():
 
 @pytest.mark.parametrize("mode", ["strict", "auto"])
 def test_beside_anyio(run, mode):
-    """Its fixture chooses the loops (in its auto mode every test has it); its own tests may be in virtual time, too."""
+    """Its fixture chooses the loops (also in its auto mode); its own tests may be in virtual time, too."""
     ends = run(
         """
 import anyio
@@ -335,7 +335,7 @@ def test_no_program(): ...
 """)
 
     assert set(ends.values()) == {"ERROR"}
-    assert len(ends) == 6  # anyio's runs on two backends
+    assert len({name.partition("[")[0] for name in ends}) == 5  # (anyio's may be there for each backend)
     for way_out in (
         "also asyncio: of two plugins that run it",
         "also anyio: of two plugins that run it",
