@@ -189,6 +189,12 @@ MUTANTS = {
         "        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())\n",
         "tests/daemon/test_signals.py::test_hup_during_the_start_does_not_kill",
     ),
+    "virtual time jumps past a thread": Mutant(
+        "testing/asyncio_loop.py",
+        "        if outside:\n",
+        "        if False:\n",
+        "tests/testing/test_asyncio.py",
+    ),
 }
 
 

@@ -6,8 +6,10 @@ import asyncio
 import concurrent.futures
 import inspect
 import socket
+import subprocess
 import sys
 import threading
+import time
 import unittest
 
 import anyio.to_thread
@@ -133,17 +135,24 @@ async def from_a_socket(gate):
 
 
 async def from_another_process_by_tcp(gate):
-    server = await asyncio.start_server(lambda *connection: came.set_result(connection), "127.0.0.1", 0)
-    came = asyncio.get_running_loop().create_future()
-    async with server:
-        connects = f"import socket; s = socket.create_connection({server.sockets[0].getsockname()!r}); s.send(b'x\\n')"
-        child = await asyncio.create_subprocess_exec(sys.executable, "-c", connects)
-        gate.set()
-        reader, writer = await came
-        assert await reader.readline() == b"x\n"
-        writer.close()
-        await writer.wait_closed()
-        await child.wait()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        answers = f"import socket; s = socket.create_connection({listener.getsockname()!r}); s.recv(1); s.send(b'x')"
+        child = subprocess.Popen([sys.executable, "-c", answers])
+        connection, _ = listener.accept()
+    reader, writer = await asyncio.open_connection(sock=connection)
+    writer.write(b"?")
+    gate.set()
+    assert await reader.read() == b"x"
+    writer.close()
+    await writer.wait_closed()
+    child.wait()
+
+
+def opened_from_elsewhere():
+    """A gate that opens when everybody has been waiting for a while."""
+    gate = threading.Event()
+    threading.Timer(0.1, gate.set).start()
+    return gate
 
 
 @pytest.mark.parametrize(
@@ -165,16 +174,8 @@ def test_time_does_not_jump_while_something_outside_is_pending(outside):
     """Everybody waits, and the timer is near: it does not fire before the outside has answered."""
 
     async def main():
-        gate = threading.Event()
-
-        async def opens():
-            await testing.wait_all_blocked()
-            gate.set()
-
-        opener = asyncio.ensure_future(opens())
         async with asyncio.timeout(0.001):
-            await outside(gate)
-        await opener
+            await outside(opened_from_elsewhere())
         return now()
 
     assert testing.run(main) == 0.0
@@ -374,6 +375,32 @@ def test_the_same_seed_takes_the_same_steps():
 
     assert [trace(seed) for seed in range(5)] == [trace(seed) for seed in range(5)]
     assert len({str(trace(seed)) for seed in range(10)}) > 5
+
+
+def test_a_busy_machine_takes_the_same_steps():
+    """Slices of a guest, and batches of the loop, are counted in steps: the order does not depend on their time."""
+
+    def trace(pause):
+        order = []
+
+        async def work(name):
+            for step in range(20):
+                order.append((name, step))
+                await asyncio.sleep(0)
+
+        def steps(name):
+            for step in range(20):
+                order.append((name, step))
+                time.sleep(pause)  # a step that takes so long
+                yield
+
+        async def main():
+            await asyncio.gather(*map(work, "ab"), *(dari.arun(steps, name) for name in "cd"))
+
+        testing.run(main)
+        return order
+
+    assert trace(pause=0.001) == trace(pause=0)
 
 
 def test_the_loop_alone():

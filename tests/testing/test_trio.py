@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import anyio.to_thread
 import pytest
@@ -52,15 +53,9 @@ def test_time_does_not_jump_while_something_outside_is_pending(outside):
 
     async def main():
         gate = threading.Event()
-
-        async def opens():
-            await testing.wait_all_blocked()
-            gate.set()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(opens)
-            with trio.fail_after(0.001):
-                await outside(gate)
+        threading.Timer(0.1, gate.set).start()  # when everybody has been waiting for a while
+        with trio.fail_after(0.001):
+            await outside(gate)
         return trio.current_time()
 
     assert testing.run(main, loop="trio") == 0.0
@@ -118,12 +113,44 @@ def order_of_five(seed):
     return "".join(order)
 
 
-def test_seeds_shuffle_trios_tasks():
+def test_seeds_shuffle_trios_tasks(monkeypatch):
     """The same seed, the same order; others, others. Fails where trio has changed the names that `_seeded` touches."""
+    monkeypatch.setattr("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", False)  # Hypothesis has set it
+
     orders = [order_of_five(seed) for seed in range(10)]
 
     assert orders == [order_of_five(seed) for seed in range(10)]
     assert len(set(orders)) > 5
+    assert len({order[:5] for order in orders}) > 2  # a whole batch is shuffled, not only turned round
+
+
+def test_a_busy_machine_takes_the_same_steps():
+    """Slices of a guest are counted in steps where the order must not depend on their time."""
+
+    def trace(pause):
+        order = []
+
+        async def work(name):
+            for step in range(20):
+                order.append((name, step))
+                await trio.lowlevel.checkpoint()
+
+        def steps(name):
+            for step in range(20):
+                order.append((name, step))
+                time.sleep(pause)  # a step that takes so long
+                yield
+
+        async def main():
+            async with trio.open_nursery() as nursery:
+                for name in "ab":
+                    nursery.start_soon(work, name)
+                    nursery.start_soon(dari.arun, steps, name.upper())
+
+        testing.run(main, loop="trio", seed=1)
+        return order
+
+    assert trace(pause=0.001) == trace(pause=0)
 
 
 def test_trios_chance_is_as_it_was_after_a_seeded_run():
