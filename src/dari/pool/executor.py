@@ -85,7 +85,7 @@ class Face(ThreadPoolExecutor):
             raise RuntimeError(str(error)) from error
         # Without a lock: each side writes first and looks then, so one of `submit` and `shutdown` sees the other.
         self._at_large.add(future)
-        if future.told:
+        if future._told:
             self._at_large.discard(future)
         elif not self._is_open() and future.cancel():  # shut down by another thread, meanwhile
             raise self._refusal()
@@ -112,20 +112,22 @@ class Face(ThreadPoolExecutor):
         if not wait:
             return
         for future in futures:
-            future.wait(None)
+            future._wait_for_end(None)
         if self._view._desk.later:
             self._view._desk.perform(bool)  # a section that does nothing: what was put off is done after it
-        if not any(future.teller == get_ident() for future in futures):
+        if not any(future._teller == get_ident() for future in futures):
             for future in futures:
-                future.wait_until_told()
+                future._wait_until_told()
 
 
 _faces: Final[WeakSet[Face]] = WeakSet()
 
 
 def _forget_the_parent_s() -> None:
-    """In the child of a fork: nobody calls the callbacks of its jobs here."""
+    """In the child of a fork its jobs have ended, and nobody calls their callbacks."""
     for face in _faces:
+        for future in face._at_large:
+            future._made_condition = _SETTLED  # a thread that did not come along may hold the other
         face._at_large.clear()
 
 
@@ -154,9 +156,9 @@ class _JobFuture(Future[T], Listener):
     under the Condition, or when `_SETTLED` has taken its place because nobody had made one.
     """
 
-    teller = 0
+    _teller = 0
     """The thread that calls the callbacks, from then on."""
-    told = False
+    _told = False
     """Have those been called that were added before the job's end?"""
     _notified = False
     _made_condition: Condition | _Settled | None = None
@@ -217,7 +219,7 @@ class _JobFuture(Future[T], Listener):
         try:
             job = self._job
             if job._waiters is not ENDED:
-                self.wait(timeout)
+                self._wait_for_end(timeout)
             outcome = job.outcome()
             if outcome is None:
                 raise CancelledError
@@ -227,7 +229,7 @@ class _JobFuture(Future[T], Listener):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """As of any future; but in a job of the same pool one that is still queued is run here and now."""
-        self.wait(timeout)
+        self._wait_for_end(timeout)
         if self.cancelled():
             raise CancelledError
         return self._exception
@@ -255,7 +257,7 @@ class _JobFuture(Future[T], Listener):
 
     # ---- inside --------------------------------------------------------------------------------------------------
 
-    def wait(self, timeout: float | None) -> None:
+    def _wait_for_end(self, timeout: float | None) -> None:
         """Block until the job has ended, or run it; TimeoutError after `timeout` seconds."""
         job = self._job
         if job._waiters is ENDED:
@@ -268,10 +270,10 @@ class _JobFuture(Future[T], Listener):
         if job._waiters is not ENDED:
             raise TimeoutError
 
-    def wait_until_told(self) -> None:
+    def _wait_until_told(self) -> None:
         """Block until the callbacks of the job, which has ended, were called."""
         told: Event = self.__dict__.setdefault("_telling", Event())
-        if not self.told:
+        if not self._told:
             told.wait()
 
     def __call__(self) -> None:
@@ -282,7 +284,7 @@ class _JobFuture(Future[T], Listener):
                     self._notify()
                 self._notified = True
             if self._done_callbacks:
-                self.teller = get_ident()
+                self._teller = get_ident()
                 self._call_back()
         except RecursionError:
             raise
@@ -317,7 +319,7 @@ class _JobFuture(Future[T], Listener):
                 raise
 
     def _be_told(self) -> None:
-        self.told = True
+        self._told = True
         self._at_large.discard(self)
         telling: Event | None = self.__dict__.get("_telling")
         if telling is not None:

@@ -9,8 +9,8 @@ the garbage collector happens to. With a plain lock, a `submit` there would wait
 interrupted, for ever (CPython PR #151482; facts/pool.md c: TPE dies of it). So the lock is reentrant, `inside` says
 that a section is under way, and what comes meanwhile on the same thread is put off till its end (`later`).
 
-**Workers never wait for the lock** in the way of locks (`take_turn`); all others do, for only so can Ctrl-C not come
-between the lock and the block that gives it back.
+**Workers never wait for the lock** in the way of locks (`take_turn`); all others do, inside of the block that gives it
+back, so that Ctrl-C cannot come in between.
 
 **What comes may raise**: Ctrl-C does, in the middle of whatever the main thread does, and so does the end of the stack.
 Then the ledger counts anew what is there (`mend`), as soon as there is a stack to do it on: before the next section
