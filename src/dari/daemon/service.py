@@ -48,7 +48,6 @@ from dari.exceptions import ConfigError
 
 _LOGGER: Final = logging.getLogger("dari.daemon")
 _LAST_LINES: Final = 5.0  # seconds that a slow disk may take from the end of a process, where its timeline has them
-_TEARDOWN: Final = 0.2  # seconds kept back for the interpreter's own end
 _LONGEST_WORD: Final = 60_000  # of a traceback through the pipe; a recursion error's would not fit into any terminal
 
 
@@ -343,7 +342,8 @@ def main(argv: list[str]) -> int:
 
 
 def _say_farewell(service: Service, inbox: Inbox, keeper: Keeper) -> None:
-    service.farewell(min(_LAST_LINES, max(0.0, keeper.left() - _TEARDOWN)))
+    left = max(0.0, keeper.left())
+    service.farewell(min(_LAST_LINES, 0.75 * left))  # the interpreter's own end takes time, too
     inbox.deafen()
 
 
