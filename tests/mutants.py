@@ -124,7 +124,7 @@ MUTANTS = {
         "tests/daemon/test_start.py::test_the_lock_is_held_over_exec_and_not_by_children",
     ),
     "pidfile unlinked at the end": Mutant(
-        "daemon/service.py",
+        "daemon/life.py",
         "            clear(self._lock_fd)\n",
         "            os.unlink(self.settings.pidfile)\n",
         "tests/daemon/test_detached.py::test_the_inode_of_the_pidfile_never_changes",
