@@ -73,7 +73,7 @@ class Face(ThreadPoolExecutor):
             raise self._refusal()
         view = self._view
         job = view._job(fn, args, kwargs)
-        future: _JobFuture[T] = _JobFuture(job, self._at_large)
+        future: _JobFuture[T] = _JobFuture(job, self)
         job._waiters = future
         try:
             if not view._desk.offer(job):
@@ -163,9 +163,9 @@ class _JobFuture(Future[T], Listener):
     _notified = False
     _made_condition: Condition | _Settled | None = None
 
-    def __init__(self, job: Job[T], at_large: set[_JobFuture[Any]]) -> None:  # deliberately without super().__init__()
+    def __init__(self, job: Job[T], face: Face) -> None:  # deliberately without super().__init__()
         self._job: Final = job
-        self._at_large: Final = at_large
+        self._face: Final = face
         self._done_callbacks: list[Callable[[Future[T]], object]] = []
 
     # ---- what concurrent.futures looks for -----------------------------------------------------------------------
@@ -320,7 +320,7 @@ class _JobFuture(Future[T], Listener):
 
     def _be_told(self) -> None:
         self._told = True
-        self._at_large.discard(self)
+        self._face._at_large.discard(self)
         telling: Event | None = self.__dict__.get("_telling")
         if telling is not None:
             telling.set()
