@@ -15,7 +15,8 @@ pytest_plugins = ["pytester"]
 HEAD = """
 import asyncio, pytest, trio
 import dari
-from hypothesis import given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
+calm = dict(database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """
 
 
@@ -212,18 +213,18 @@ def test_hypothesis(run):
     ends = run("""
 @pytest.mark.dari
 @given(delay=st.integers(0, 1000))
-@settings(max_examples=10, database=None, deadline=None)
+@settings(max_examples=10, **calm)
 async def test_coroutine(delay):
     await asyncio.sleep(delay)
 
 @pytest.mark.dari(seeds=2)
 @given(delay=st.integers(0, 1000))
-@settings(max_examples=10, database=None, deadline=None)
+@settings(max_examples=10, **calm)
 def test_generator(delay, tmp_path_factory):
     yield dari.sleep(delay)
 
 @pytest.mark.dari
-@settings(max_examples=100, database=None, deadline=None, derandomize=True)
+@settings(max_examples=100, **calm, derandomize=True)
 @given(delay=st.integers(0, 1000))
 def test_fails(delay):
     yield dari.sleep(delay)
@@ -250,7 +251,7 @@ async def test_ours():
 
 @pytest.mark.dari
 @given(delay=st.integers(0, 1000))
-@settings(max_examples=3, database=None, deadline=None)
+@settings(max_examples=3, **calm)
 async def test_ours_given(delay):
     await asyncio.sleep(delay)
 

@@ -48,5 +48,8 @@ class _AllBlocked(Operation[None]):
 
 
 def wait_all_blocked() -> Operation[None]:
-    """Wait until no other task can run: all wait, and no time has passed. Under `dari.testing.run` only."""
+    """Wait until no other task can run: all wait, and no time has passed.
+
+    In programs that `dari.testing.run` runs, on each loop, and on `VirtualEventLoop`.
+    """
     return _AllBlocked()
