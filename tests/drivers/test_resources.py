@@ -152,15 +152,17 @@ def test_a_cancel_leaves_it_by_the_host_s_cancel(host):
 def test_a_cancel_while_entering_cancels_that(host):
     """The wait ends when the entering has."""
     log = []
+    scope = dari.move_on_after(60)
 
     async def long(_):
+        scope.cancel()
         try:
             await anyio.sleep(60)
         finally:
             log.append("entering ended")
 
     def plan():
-        with dari.move_on_after(0.003) as scope:
+        with scope:
             yield dari.enter(Resource(log, wait=long))
         return scope.cancelled_caught
 
@@ -172,9 +174,10 @@ def test_a_manager_that_lets_itself_be_entered_in_spite_of_a_cancel_is_left(host
     """The task is cancelled, and nothing stays open."""
     log = []
 
-    scope = dari.move_on_after(0.003)
+    scope = dari.move_on_after(60)
 
     async def stubborn(delay):
+        scope.cancel()
         with anyio.CancelScope(shield=True):
             while not scope.cancel_called:
                 with contextlib.suppress(asyncio.CancelledError):
@@ -359,7 +362,10 @@ def test_cancelling_anext_cancels_the_iterator_s_step(host):
     """As with everything that is waited for."""
     log = []
 
+    scope = dari.move_on_after(60)
+
     async def endless():
+        scope.cancel()
         try:
             await anyio.sleep(60)
             yield
@@ -367,7 +373,7 @@ def test_cancelling_anext_cancels_the_iterator_s_step(host):
             log.append("ended")
 
     def plan():
-        with dari.move_on_after(0.003) as scope:
+        with scope:
             yield dari.anext(endless())
         return scope.cancelled_caught
 
