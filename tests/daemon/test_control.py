@@ -146,11 +146,10 @@ def test_a_blocked_loop(service, line, until):
     bench, pid, _ = service
     (bench.directory / "block").touch()
     until((bench.directory / "blocked").exists)
-    speak = line()
 
-    ping = speak.ask("ping")
+    ping = line().ask("ping")
     status = bench.dari("status", "app.py:main")
-    late = speak.say(b'{"command": "reload", "timeout": 0.1}')
+    late = line().say(b'{"command": "reload", "timeout": 0.1}')
 
     assert not ping["answers"]
     assert ping["lag_ms"] >= 1000
@@ -159,9 +158,10 @@ def test_a_blocked_loop(service, line, until):
     assert re.search(r'app.py", line \d+, in main\n', bench.dari("dump", "app.py:main").stdout)
     assert "it has not answered within 0.1 s" in late["error"]
     (bench.directory / "block").unlink()
-    assert until(lambda: speak.ask("ping")["answers"])
+    assert until(lambda: line().ask("ping")["answers"])
 
 
+@pytest.mark.parametrize("service", ["asyncio"], indirect=True)
 def test_a_storm_of_callers_harms_nobody(service, line, until):
     """Hundreds of connections that say nothing, garbage, or half of something: the next one is answered, and in the
     end there are as many threads and descriptors as before."""
@@ -191,6 +191,7 @@ def test_a_storm_of_callers_harms_nobody(service, line, until):
     assert os.listdir(bench.rundir) == ["app.pid"]
 
 
+@pytest.mark.parametrize("service", ["standalone"], indirect=True)
 def test_commands_work_without_it(service):
     """A socket that is gone is missed by nobody: signals and the pidfile do, and the kernel says what it can."""
     bench, pid, _ = service
@@ -208,6 +209,7 @@ def test_commands_work_without_it(service):
     assert bench.dari("stop", "app.py:main", "--strict").returncode == 0
 
 
+@pytest.mark.parametrize("service", ["asyncio"], indirect=True)
 def test_the_log_level_changes_while_it_runs(service, until):
     """`dari logs --level`: at once, and until the next change; what is no level is refused, and so is a stopped one."""
     bench, pid, _ = service

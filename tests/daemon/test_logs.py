@@ -437,6 +437,7 @@ def check_full_disk(bench, until, make_room):
 
     full = number()
     until(lambda: number() > full + 500)
+    assert json.loads(bench.dari("status", "app.py:main", "--json").stdout)["log"]["dropped"] > 0
     make_room()
     until(lambda: re.search(r"lines were dropped here: the log had no room \((File too|No space)", bench.log()))
     assert bench.dari("stop", "app.py:main", "--strict").returncode == 0

@@ -81,7 +81,7 @@ def test_what_people_see(bench, until, start_time, boot_id):
         r"  at it\n"
         r"  cpu \d+\.\d %, memory \d+\.\d MB, \d+ descriptors, \d+ threads, 1 child\n"
         r"  asyncio: \d+ tasks?, loop lag \d+\.\d ms\n"
-        r"  pool: 1 worker, 1 idle; 0 jobs queued, 0 running, 1 completed, 0 failed\n"
+        r"  pool: \d workers?, \d idle; 0 jobs queued, 0 running, 1 completed, 0 failed\n"
         rf"  log {bench.logfile}\n",
         done.stdout,
     ), done.stdout

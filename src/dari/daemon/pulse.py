@@ -32,20 +32,18 @@ class Pulse:
 
     def feel(self, patience: float) -> Beat:
         """Ask the loop, and wait for its answer, at most `patience` seconds. From any thread but the loop's own."""
-        deadline = time.monotonic() + patience
         with self._changed:
+            now = time.monotonic()
             ask = self._asked is None
             if ask:
-                self._asked = time.monotonic()
+                self._asked = now
                 self._questions += 1
-            question = self._questions
+            question, deadline = self._questions, now + patience
         if ask:
             self._post(self._answer)
         with self._changed:
-            while self._answers < question:
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._changed.wait(left):
-                    break
+            while self._answers < question and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(left)
             if self._answers < question and self._asked is not None:
                 self.last = Beat(time.monotonic() - self._asked, answered=False)
             assert self.last is not None
