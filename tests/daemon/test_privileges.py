@@ -166,7 +166,7 @@ def test_a_service_becomes_its_user(service, until):
     ]:
         assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (owner, mode), path
     status = json.loads(service.dari("status", "app.py:main", "--json").stdout)
-    assert (status["state"], status["loop"]["answers"]) == ("running", True)  # root asks, through the control socket
+    assert (status["state"], status["loop"]["kind"]) == ("running", "asyncio")  # root asks, through the control socket
 
     # In a directory that is not his somebody has to create the log for him: `create` of the snippet does.
     run_logrotate(service, service.dari("unit", "app.py:main", "--logrotate").stdout)
