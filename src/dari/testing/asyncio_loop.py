@@ -25,7 +25,7 @@ from dari.drivers.asyncio_host import EventLoop
 from dari.drivers.pending import Account, accounts
 from dari.drivers.reporting import report
 from dari.exceptions import DeadlockError
-from dari.testing.descriptors import from_outside
+from dari.testing.descriptors import Descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,6 +122,7 @@ class VirtualEventLoop(WatchedEventLoop):
         self._virtual = _Clock()
         self._children: list[asyncio.SubprocessTransport] = []
         self._limiter: Any = None  # of anyio's threads
+        self._descriptors = Descriptors()
         self._still_since: float | None = None  # real time; inf: it was told
         super().__init__(starvation_limit=starvation_limit, seed=seed, tracer=tracer)
         self._own_fds = self._watching.fds()  # those by which other threads wake it
@@ -162,7 +163,7 @@ class VirtualEventLoop(WatchedEventLoop):
             outside.append(f"{self._limiter.borrowed_tokens} threads of anyio")
         self._children = [child for child in self._children if child.get_returncode() is None]
         outside += [f"child process {child.get_pid()}" for child in self._children]
-        outside += from_outside(self._watching.fds() - self._own_fds, for_ever)
+        outside += self._descriptors.from_outside(self._watching.fds() - self._own_fds, for_ever)
         return outside
 
     def _tell_why_it_stands(self, outside: list[str]) -> None:

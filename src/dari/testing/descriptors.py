@@ -9,32 +9,49 @@ end nobody tells) may be waited for by anyone.
 from __future__ import annotations
 
 import array
+import fcntl
 import os
 import socket
-from typing import TYPE_CHECKING
+import termios
+from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["from_outside"]
+__all__ = ["Descriptors"]
+
+Ends = tuple[object, object]
+"""The addresses of this end and of the other."""
 
 
-def from_outside(fds: Iterable[int], listening: bool) -> list[str]:
-    """Those of `fds` by which something may come from outside, as text. `listening`: also by a new connection."""
-    held: list[str] = []
-    here: dict[tuple[object, object], int] | None = None
-    for fd in fds:
-        ends = _ends_of(fd)
-        if ends == "listens" and not listening:
-            continue
-        if isinstance(ends, tuple):
-            if here is None:
-                here = _connections()
-            other = here.get((ends[1], ends[0]))
-            if other is not None and not _in_flight(fd) and not _in_flight(other):
+@final
+class Descriptors:
+    """Looks at them, again and again; it remembers where the ends of connections were found."""
+
+    def __init__(self) -> None:
+        self._here: dict[Ends, int] = {}  # the connections that this process had an end of, by that and the other end
+
+    def from_outside(self, fds: Iterable[int], listening: bool) -> list[str]:
+        """Those by which something may come from outside, as text. `listening`: also by a new connection."""
+        held: list[str] = []
+        for fd in fds:
+            ends = _ends_of(fd)
+            if ends == "listens" and not listening:
                 continue
-        held.append(f"descriptor {fd} ({_named(fd, ends)})")
-    return held
+            if isinstance(ends, tuple):
+                other = self._find((ends[1], ends[0]))
+                if other is not None and not _in_flight(fd) and not _in_flight(other):
+                    continue
+            held.append(f"descriptor {fd} ({_named(fd, ends)})")
+        return held
+
+    def _find(self, ends: Ends) -> int | None:
+        """The descriptor of a connection with these ends. (A number may be closed meanwhile, and given out again.)"""
+        found = self._here.get(ends)
+        if found is None or _ends_of(found) != ends:
+            self._here = _connections()
+            found = self._here.get(ends)
+        return found
 
 
 def _named(fd: int, ends: object) -> str:
@@ -48,7 +65,7 @@ def _named(fd: int, ends: object) -> str:
         return "unknown"
 
 
-def _ends_of(fd: int) -> tuple[object, object] | str | None:
+def _ends_of(fd: int) -> Ends | str | None:
     """The addresses of both ends of a TCP connection; "listens"; None: anything else."""
     try:
         sock = socket.socket(fileno=fd)
@@ -68,9 +85,9 @@ def _ends_of(fd: int) -> tuple[object, object] | str | None:
         sock.detach()
 
 
-def _connections() -> dict[tuple[object, object], int]:
+def _connections() -> dict[Ends, int]:
     """Every TCP connection that this process has an end of, by the addresses of that end and of the other one."""
-    found: dict[tuple[object, object], int] = {}
+    found: dict[Ends, int] = {}
     for name in os.listdir("/dev/fd"):
         ends = _ends_of(int(name))
         if isinstance(ends, tuple):
@@ -80,9 +97,6 @@ def _connections() -> dict[tuple[object, object], int]:
 
 def _in_flight(fd: int) -> bool:
     """Has it sent what the other end has not received yet?"""
-    import fcntl
-    import termios
-
     unsent = array.array("i", [0])
     try:
         fcntl.ioctl(fd, termios.TIOCOUTQ, unsent)
