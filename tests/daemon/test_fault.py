@@ -84,6 +84,7 @@ def die_at(bench, until, place: str) -> bool:
     return died.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", PLACES)
 def test_killed_at_a_place(benches, until, who):
     """Launcher, middle process, service before and after the exec, `dari stop`: each is killed at its turning points.
