@@ -6,10 +6,10 @@ import errno
 import os
 import pty
 import resource
-import shlex
 import signal
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,18 @@ def fields(pid: int) -> dict[str, int]:
 
 def descriptors(pid: int) -> dict[int, str]:
     return {int(fd): os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+
+
+# A leader of a session who opens a terminal, so that it is his; starts the service, and stays when that has started.
+LEADER = """
+import os, signal, subprocess, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # who runs these tests may ignore it
+os.open(sys.argv[1], os.O_RDWR)
+subprocess.run(sys.argv[2:], stdout=open("out", "w"), check=True)
+open("ended", "w")
+while True:
+    signal.pause()
+"""
 
 
 def test_session_and_terminal(bench, until):
@@ -43,13 +55,10 @@ def test_session_and_terminal(bench, until):
             await ctx.stopping.wait()
         """
     )
-    # A leader of a session opens it, so it is his; and he stays when `dari start` has ended.
     ours, theirs = pty.openpty()
-    script = f"exec <{os.ttyname(theirs)}; {shlex.join(bench.command('start', 'app.py:main'))} >out; echo >ended; "
-    command = ["/bin/sh", "-c", f"{script} exec sleep 3600"]
-    shell = subprocess.Popen(command, cwd=bench.directory, env=bench.env, start_new_session=True)
+    command = [sys.executable, "-c", LEADER, os.ttyname(theirs), *bench.command("start", "app.py:main")]
+    leader = bench.spawn(command, start_new_session=True)
     os.close(theirs)
-    bench.children.append(shell)
     until((bench.directory / "ended").exists)
     [pid] = bench.witnesses()
     facts = fields(pid)
@@ -57,11 +66,11 @@ def test_session_and_terminal(bench, until):
     os.close(ours)
     (bench.directory / "witness.closed").touch()
 
-    assert shell.wait() == -signal.SIGHUP  # so it was a controlling terminal
+    assert leader.wait() == -signal.SIGHUP  # so it was a controlling terminal
     until(lambda: "the terminal is gone\n" in bench.log())
     assert (bench.directory / "out").read_text() == f"{os.strerror(errno.ENXIO)}\napp: running (pid {pid})\n"
     assert facts["tty"] == 0
-    assert facts["session"] not in (pid, shell.pid, os.getsid(0))
+    assert facts["session"] not in (pid, leader.pid, os.getsid(0))
     assert facts["pgrp"] == facts["session"]
     assert bench.status() == (0, "running")
 
