@@ -181,6 +181,28 @@ def test_time_does_not_jump_while_something_outside_is_pending(outside):
     assert testing.run(main) == 0.0
 
 
+def test_the_log_is_told_why_time_stands_still(monkeypatch):
+    """When it takes long: what is waited for. (Here it ends when that is told.)"""
+    gate = threading.Event()
+    told = []
+
+    def report(what, error):
+        told.append(what)
+        gate.set()
+
+    monkeypatch.setattr("dari.testing.asyncio_loop._LONG", 0.01)
+    monkeypatch.setattr("dari.testing.asyncio_loop.report", report)
+
+    async def main():
+        await asyncio.gather(in_a_thread(gate), from_a_socket(gate))
+
+    testing.run(main)
+
+    assert len(told) == 1
+    assert "virtual time stands still" in told[0]
+    assert "1 jobs or futures of threads, descriptor" in told[0]
+
+
 def test_a_server_and_its_clients_in_one_program():
     """Connections whose ends are both in here hold nothing: an hour between two messages, and a timeout of one."""
 
