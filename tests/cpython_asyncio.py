@@ -35,7 +35,7 @@ from pathlib import Path
 LEFT_OUT = {"test_windows_events", "test_windows_utils", "test_proactor_events"}
 # On Linux the loop is tested with epoll; the other selectors' copies of the same hundreds of tests are not ours.
 OTHER_SELECTORS = ("KqueueEventLoopTests", "PollEventLoopTests", "SelectEventLoopTests")
-SILENCE = 120  # seconds without the end of a test, after which its process is killed
+SILENCE = 60  # seconds without the end of a test, after which its process is killed
 BAD = ("failed", "hung", "died")
 
 

@@ -261,7 +261,7 @@ def test_sockets_and_timers_wait_for_no_long_batch(lanes):
 
 
 def test_a_slow_batch_is_ended_by_time(lanes):
-    """Callbacks of more than half a millisecond: the loop looks around after each."""
+    """Callbacks that each take longer than a batch may: the loop looks around after each."""
     log = []
 
     class Loop(dari.EventLoop):

@@ -65,7 +65,7 @@ else:
 __all__ = ["Chains", "Handle", "LanesLoop", "Ready", "awaited_by", "task_resumed_by"]
 
 _BATCH: Final = 128  # callbacks: a look at the sockets costs as much as two or three
-_BATCH_SECONDS: Final = 0.000_5
+_BATCH_SECONDS: Final = 0.000_25
 
 _loops: WeakSet[LanesLoop] = WeakSet()
 _loops_lock: Final = threading.RLock()  # a signal handler may set the first priority
