@@ -154,19 +154,19 @@ MUTANTS = {
         "tests/daemon/test_stop.py::test_the_second_signal_forces_on_a_blocked_loop[sleep]",
     ),
     "stop beside a stop sends a TERM": Mutant(
-        "daemon/operate.py",
+        "daemon/commands/operate.py",
         "tell=first and seen.state is not State.STOPPING",
         "tell=seen.state is not State.STOPPING",
         "tests/daemon/test_stop.py::test_a_stop_beside_a_stop_only_waits",
     ),
     "stop of a stopping one sends a TERM": Mutant(
-        "daemon/operate.py",
+        "daemon/commands/operate.py",
         "tell=first and seen.state is not State.STOPPING",
         "tell=first",
         "tests/daemon/test_stop.py::test_a_stop_of_a_stopping_service_only_waits",
     ),
     "log reopened without append": Mutant(
-        "daemon/logs.py",
+        "daemon/logs/log.py",
         "        fresh = open_log(self.path, create_directory=False)\n",
         "        fresh = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o640)\n",
         "tests/daemon/test_logs.py::test_copytruncate_loses_and_doubles_no_line[copytruncate]",

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from dari.daemon.asking import ask
-from dari.daemon.control import _COMMANDS
+from dari.daemon.control.asking import ask
+from dari.daemon.control.requests import _COMMANDS
 from dari.daemon.pidfile import look
 
 # Both are ready, say what they do, and wait; and both can be held up where nothing else of the loop runs.

@@ -219,7 +219,7 @@ def test_a_stopped_process_does_not_answer(bench, monkeypatch):
     """No dump comes: the command says so, and what else there is."""
     pid = bench.start()
     os.kill(pid, signal.SIGSTOP)
-    code = "import sys; from dari.daemon import cli, dump; dump._PATIENCE = 0.3; sys.exit(cli.main())"
+    code = "import dari.daemon.commands.dump as it, dari.daemon.cli as cli; it._PATIENCE = 0.3; exit(cli.main())"
     done = subprocess.run(
         [*bench.command()[:1], "-c", code, "dump", "app.py:main"],
         cwd=bench.directory,

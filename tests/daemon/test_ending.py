@@ -259,7 +259,7 @@ def test_the_last_lines_have_time(bench):
     bench.program(
         """
         import logging, time
-        from dari.daemon import logwriter
+        from dari.daemon.logs import writer as logwriter
         class Disk:
             def write(self, fd, chunk):
                 if b"the last line" in bytes(chunk):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dari.daemon.control.metrics import METRICS, as_text
 from dari.daemon.lifecycle import State
-from dari.daemon.metrics import METRICS, as_text
 
 # Starting, running, blocked, stopping: each for as long as a file of that name is there.
 ASYNC = """

@@ -16,9 +16,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from dari.daemon import logwriter, rotation
-from dari.daemon.logformat import JsonFormatter
-from dari.daemon.logwriter import Writer
+from dari.daemon.logs import rotation
+from dari.daemon.logs import writer as logwriter
+from dari.daemon.logs.format import JsonFormatter
+from dari.daemon.logs.writer import Writer
 
 # Counts in three voices: logging, print, and C code's way, straight to the descriptor.
 COUNTER = """

@@ -10,10 +10,10 @@ import time
 
 import pytest
 
+from dari.daemon.commands.operate import start
 from dari.daemon.config import resolve
 from dari.daemon.lifecycle import Exit, Refused
 from dari.daemon.notify import Supervisor, take
-from dari.daemon.operate import start
 
 from .conftest import PATIENCE
 

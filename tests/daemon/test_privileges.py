@@ -22,11 +22,11 @@ import psutil
 import pytest
 
 import dari
-from dari.daemon.accounts import account
 from dari.daemon.config import resolve
-from dari.daemon.environment import for_service
 from dari.daemon.lifecycle import Exit, Failure, Refused
-from dari.daemon.privileges import drop
+from dari.daemon.rights.accounts import account
+from dari.daemon.rights.environment import for_service
+from dari.daemon.rights.privileges import drop
 
 from .conftest import Bench
 from .test_logs import run_logrotate

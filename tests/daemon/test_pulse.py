@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from dari.daemon.pulse import Pulse
+from dari.daemon.control.pulse import Pulse
 
 
 def test_an_answer_ends_the_wait():

@@ -21,7 +21,7 @@ import pytest
 STARTER = """\
 import json, os, sys, time
 from dari.daemon.cli import main
-import dari.daemon.launch, dari.daemon.operate, tomllib
+import dari.daemon.launch, dari.daemon.commands.operate, tomllib
 print("here", flush=True)
 for line in sys.stdin:
     instant = float(line)

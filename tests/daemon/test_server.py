@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from dari.daemon import server
-from dari.daemon.server import Server
+from dari.daemon.control import server
+from dari.daemon.control.server import Server
 
 
 @pytest.fixture

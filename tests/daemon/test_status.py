@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from dari.daemon.status import _duration
+from dari.daemon.commands.status import _duration
 
 KEYS = {
     *("action", "name", "ok", "code", "text", "version", "state", "ready", "pid", "starttime", "boot_id", "uptime_s"),

@@ -6,11 +6,11 @@ import os
 
 import pytest
 
+from dari.daemon.control.listening import open_control
 from dari.daemon.lifecycle import Exit, Failure, Refused
-from dari.daemon.listening import open_control
-from dari.daemon.logs import open_log
+from dari.daemon.logs.log import open_log
 from dari.daemon.pidfile import open_pidfile
-from dari.daemon.trust import distrusted
+from dari.daemon.rights.trust import distrusted
 
 SOMEBODY = 54321  # nobody's uid in particular
 

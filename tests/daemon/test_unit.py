@@ -14,8 +14,8 @@ import sys
 
 import pytest
 
+from dari.daemon.commands.unit import logrotate_snippet, systemd_unit
 from dari.daemon.config import resolve
-from dari.daemon.unit import logrotate_snippet, systemd_unit
 
 from .conftest import PATIENCE
 from .test_logs import COUNTER, numbers, run_logrotate

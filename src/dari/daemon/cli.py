@@ -12,11 +12,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from dari.daemon import operate
-from dari.daemon.accounts import account
+from dari.daemon.commands import operate
+from dari.daemon.commands.operate import Report
 from dari.daemon.config import KEYS, Settings, resolve
 from dari.daemon.lifecycle import Exit, Refused, StartFailed
-from dari.daemon.operate import Report
+from dari.daemon.rights.accounts import account
 from dari.exceptions import ConfigError, DaemonError
 
 _COMMANDS = {
@@ -82,7 +82,7 @@ def main(
         if command == "logs" and arguments["level"] is None:
             return _show_logs(settings, arguments)
         if command == "top":
-            from dari.daemon import top
+            from dari.daemon.commands import top
 
             top.show(settings, times=arguments["lines"], as_json=arguments["json"])
             return Exit.DONE
@@ -121,7 +121,7 @@ def _lines(text: str) -> int:
 
 
 def _show_logs(settings: Settings, arguments: dict[str, Any]) -> int:
-    from dari.daemon import tail
+    from dari.daemon.commands import tail
 
     if arguments["json"]:
         raise Refused(Exit.USAGE, "logs shows the log as it is; for JSON, have it written so: [daemon.log] format")
@@ -164,15 +164,15 @@ def _settings(arguments: dict[str, Any], own_target: str | None, keywords: Mappi
 def _perform(command: str, settings: Settings, arguments: dict[str, Any]) -> Report:
     strict: bool = arguments["strict"]
     if command == "status":
-        from dari.daemon.status import status
+        from dari.daemon.commands.status import status
 
         return status(settings)
     if command == "logs":
-        from dari.daemon.level_command import set_level
+        from dari.daemon.commands.level import set_level
 
         return set_level(settings, arguments["level"])
     if command == "metrics":
-        from dari.daemon.status import metrics
+        from dari.daemon.commands.status import metrics
 
         return metrics(settings)
     if command == "stop":
@@ -180,18 +180,18 @@ def _perform(command: str, settings: Settings, arguments: dict[str, Any]) -> Rep
     if command == "restart":
         return operate.restart(settings)
     if command == "reload":
-        from dari.daemon.reload_command import reload
+        from dari.daemon.commands.reload import reload
 
         return reload(settings)
     if command == "check":
         return operate.check(settings)
     if command == "unit":
-        from dari.daemon import unit
+        from dari.daemon.commands import unit
 
         write = unit.logrotate_snippet if arguments["logrotate"] else unit.systemd_unit
         return Report(Exit.DONE, write(settings), {})
     if command == "dump":
-        from dari.daemon import dump
+        from dari.daemon.commands import dump
 
         return dump.dump(settings)
     if command == "run":

@@ -14,10 +14,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
-from dari.daemon.access import CONTROL_DEFAULTS, CONTROL_KEYS
-from dari.daemon.accounts import ACCOUNT_KEYS
+from dari.daemon.control.access import CONTROL_DEFAULTS, CONTROL_KEYS
 from dari.daemon.lifecycle import Exit, Refused
 from dari.daemon.quantities import POOL_KEYS, read_bytes, read_descriptors
+from dari.daemon.rights.accounts import ACCOUNT_KEYS
 from dari.daemon.target import Target, parse
 from dari.exceptions import ConfigError
 

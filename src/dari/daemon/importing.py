@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from dari.daemon.config import DEFAULT, KEYS, Settings
 from dari.daemon.entry import check_main
 from dari.daemon.lifecycle import Exit, Failure
-from dari.daemon.logs import Log
+from dari.daemon.logs.log import Log
 from dari.daemon.program import Daemon
 from dari.daemon.signals import StartInterrupted
 from dari.daemon.target import load

@@ -38,10 +38,10 @@ from typing import Any, Final, NamedTuple, NoReturn
 from dari.daemon import signals
 from dari.daemon.activation import Passed, passed
 from dari.daemon.config import Settings
-from dari.daemon.environment import for_service
 from dari.daemon.lifecycle import HARD_EXIT_AFTER, Exit, Refused, StartFailed, State
 from dari.daemon.pidfile import _LIVE, Record, clear, look, open_pidfile, try_lock, write_record
 from dari.daemon.process import Handle, Identity
+from dari.daemon.rights.environment import for_service
 from dari.exceptions import DaemonError
 
 _VERDICT: Final = struct.Struct("=ci")
@@ -231,7 +231,7 @@ class _Launch:
                 self._service.send(signal.SIGKILL)
             self._gone = self._service.wait(_KILL_WAIT)
         if self._gone:
-            from dari.daemon import listening
+            from dari.daemon.control import listening
 
             listening.tidy_up(self._settings.control_socket)
             clear(self._lock)

@@ -17,22 +17,22 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any, Final
 
-from dari.daemon.accounts import account
 from dari.daemon.answer import Answer, forget_answer
 from dari.daemon.config import Settings
 from dari.daemon.context import Context
+from dari.daemon.control.listening import Doors, open_doors
 from dari.daemon.importing import Program
 from dari.daemon.launch import Handover
 from dari.daemon.lifecycle import TRANSITIONS, Event, Exit, Failure, State
 from dari.daemon.listeners import Listener, Listeners
-from dari.daemon.listening import Doors, open_doors
-from dari.daemon.logs import Log
+from dari.daemon.logs.log import Log
 from dari.daemon.notify import take as take_supervisor
 from dari.daemon.pidfile import Record, Reloads, clear, write_record
 from dari.daemon.pooling import ServicePool
-from dari.daemon.privileges import drop, give_log, require_access
 from dari.daemon.process import Identity
 from dari.daemon.reload import Reloader
+from dari.daemon.rights.accounts import account
+from dari.daemon.rights.privileges import drop, give_log, require_access
 from dari.daemon.runner import Host
 from dari.daemon.stacks import Dumper, suspended
 

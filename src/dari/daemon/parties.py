@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 from dari.daemon.context import Context
-from dari.daemon.control import Control, Controlled
-from dari.daemon.figures import Figures
-from dari.daemon.health import Health
+from dari.daemon.control.figures import Figures
+from dari.daemon.control.health import Health
+from dari.daemon.control.listening import Doors, place_of
+from dari.daemon.control.pulse import Pulse
+from dari.daemon.control.report import Reporter
+from dari.daemon.control.requests import Control, Controlled
 from dari.daemon.listeners import Listener
-from dari.daemon.listening import Doors, place_of
 from dari.daemon.notify import Supervisor
-from dari.daemon.pulse import Pulse
-from dari.daemon.report import Reporter
 
 
 class Observable(Controlled, Protocol):

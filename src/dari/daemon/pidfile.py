@@ -35,7 +35,7 @@ from typing import Final, NamedTuple
 
 from dari.daemon.lifecycle import Exit, Refused, State
 from dari.daemon.process import Identity
-from dari.daemon.trust import anybodys, distrusted
+from dari.daemon.rights.trust import anybodys, distrusted
 
 SERVICE_BYTE: Final = 0
 STOP_BYTE: Final = 1

@@ -1,6 +1,6 @@
 """The process of `dari check`: imports TARGET as a start would, shows it the configuration, and calls no main.
 
-`python -m dari.daemon.trial NAME TARGET --handover=FD`, started by `check` alone.
+`python -m dari.daemon.commands.trial NAME TARGET --handover=FD`, started by `check` alone.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import os
 import sys
 from typing import Any, Final, NoReturn
 
-from dari.daemon.accounts import account
 from dari.daemon.importing import import_program
 from dari.daemon.launch import read_handover
 from dari.daemon.lifecycle import Exit, Failure
-from dari.daemon.privileges import drop, require_access
 from dari.daemon.reload import make_config
+from dari.daemon.rights.accounts import account
+from dari.daemon.rights.privileges import drop, require_access
 from dari.daemon.setup import go_home, settle
 from dari.exceptions import ConfigError
 

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from dari.daemon.control.pulse import Pulse
+from dari.daemon.control.vitals import Usage
 from dari.daemon.listeners import Listener
-from dari.daemon.pulse import Pulse
-from dari.daemon.vitals import Usage
 
 _LOGGER: Final = logging.getLogger("dari.daemon")
 _PATIENCE: Final = 5.0  # seconds for the loop to answer; who blocks it longer is told so

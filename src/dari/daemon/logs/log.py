@@ -15,11 +15,11 @@ import stat
 from typing import Final
 
 from dari.daemon.config import Settings
-from dari.daemon.logformat import as_bytes, make_formatter
-from dari.daemon.logwriter import Writer
-from dari.daemon.output import Outputs
-from dari.daemon.rotation import Rotation
-from dari.daemon.trust import distrusted
+from dari.daemon.logs.format import as_bytes, make_formatter
+from dari.daemon.logs.output import Outputs
+from dari.daemon.logs.rotation import Rotation
+from dari.daemon.logs.writer import Writer
+from dari.daemon.rights.trust import distrusted
 
 _NO_FILE: Final = {
     errno.ELOOP: "it is a symbolic link; remove it",

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from dari.daemon import activation
-from dari.daemon.accounts import account
 from dari.daemon.config import Settings
+from dari.daemon.rights.accounts import account
 
 # Whose session it was. A name that ends with "*" means all that begin so.
 _SESSION: Final = (

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dari.daemon.asking import ask
+from dari.daemon.commands.operate import Report, signallable
 from dari.daemon.config import LEVELS, Settings
+from dari.daemon.control.asking import ask
 from dari.daemon.lifecycle import Exit, Refused, State
-from dari.daemon.operate import Report, signallable
 from dari.daemon.pidfile import look
 
 

@@ -1,7 +1,7 @@
 """`sys.stdout` and `sys.stderr` of a detached service: the caller's until it is ready, then lines of the log.
 
 A plain `print` into a full disk raises OSError, and that must not end a service. So what Python prints goes the way
-of every other log line, through the queue of `logwriter`: in its order, and dropped and counted where there is no
+of every other log line, through the queue of `writer`: in its order, and dropped and counted where there is no
 room. Descriptors 1 and 2 are the log file too, for C code and children; those meet the disk by themselves. Nothing
 here goes through `logging`, or a handler that writes to stderr would feed itself.
 """
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, TextIO
 
-from dari.daemon.logformat import as_bytes, rfc3339
+from dari.daemon.logs.format import as_bytes, rfc3339
 
 
 class _Output(io.RawIOBase):

@@ -213,7 +213,7 @@ def _tidy(settings: Settings, fd: int, *, gone: Record | None) -> None:
         if seen.state is State.STOPPED and not (left and os.path.lexists(left)):
             return
         if seen.state in (State.STOPPED, State.DEAD) and try_lock(fd, SERVICE_BYTE):
-            from dari.daemon import listening  # here: `stop` is quicker without sockets
+            from dari.daemon.control import listening  # here: `stop` is quicker without sockets
 
             forget_answer(settings.pidfile)
             listening.tidy_up(left)
@@ -226,7 +226,7 @@ def _tidy(settings: Settings, fd: int, *, gone: Record | None) -> None:
 
 def check(settings: Settings) -> Report:
     """Say what a start would use and where that comes from, and whether TARGET can be imported. Starts nothing."""
-    from dari.daemon.check import as_lines, check_target, explain
+    from dari.daemon.commands.check import as_lines, check_target, explain
 
     checked = check_target(settings)
     values = explain(settings, checked.keywords)
@@ -239,7 +239,7 @@ def check(settings: Settings) -> Report:
 
 def restart(settings: Settings) -> Report:
     """Stop and start again; the running one is left alone when the configuration or TARGET is broken."""
-    from dari.daemon.check import check_target
+    from dari.daemon.commands.check import check_target
 
     checked = check_target(settings)
     if checked.code != Exit.DONE:

@@ -9,9 +9,9 @@ import sys
 import time
 from typing import Any, Final
 
+from dari.daemon.commands.status import status
 from dari.daemon.config import Settings
 from dari.daemon.lifecycle import Exit
-from dari.daemon.status import status
 
 _EVERY: Final = 1.0  # seconds
 _HOME_AND_CLEAR: Final = "\x1b[H\x1b[J"

@@ -10,10 +10,10 @@ import time
 from typing import Any, Final
 
 from dari.daemon.answer import read_answer
-from dari.daemon.asking import VERSION, ask
+from dari.daemon.commands.operate import Report
 from dari.daemon.config import Settings
+from dari.daemon.control.asking import VERSION, ask
 from dari.daemon.lifecycle import STATUS_EXIT, Exit, State
-from dari.daemon.operate import Report
 from dari.daemon.pidfile import Record, look
 
 _UNITS: Final = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
@@ -44,7 +44,7 @@ def status(settings: Settings) -> Report:
 
 def metrics(settings: Settings) -> Report:
     """Return the same in the text format of Prometheus, whatever the service's state is: 0 is a figure, too."""
-    from dari.daemon.metrics import as_text
+    from dari.daemon.control.metrics import as_text
 
     text = as_text({"name": settings.name, **status(settings).fields})
     return Report(Exit.DONE, text.rstrip("\n"), {"metrics": text})
@@ -89,7 +89,7 @@ def _last_reload(settings: Settings, record: Record) -> dict[str, Any] | None:
 
 
 def _usage_of(record: Record) -> dict[str, Any] | None:
-    from dari.daemon.vitals import Usage  # and with it psutil, which a service that answers makes needless
+    from dari.daemon.control.vitals import Usage  # and with it psutil, which a service that answers makes needless
 
     return Usage(record.identity.pid).look()
 

@@ -22,17 +22,17 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
 from dari.daemon.answer import Answer
-from dari.daemon.asking import VERSION
 from dari.daemon.config import LEVELS
-from dari.daemon.figures import Observed
+from dari.daemon.control.asking import VERSION
+from dari.daemon.control.figures import Observed
+from dari.daemon.control.listening import peer_uid
+from dari.daemon.control.metrics import as_text
+from dari.daemon.control.pulse import Pulse
+from dari.daemon.control.server import Caller, Server
 from dari.daemon.lifecycle import State
 from dari.daemon.listeners import Listener
-from dari.daemon.listening import peer_uid
-from dari.daemon.logs import Log
-from dari.daemon.metrics import as_text
+from dari.daemon.logs.log import Log
 from dari.daemon.pidfile import Reloads
-from dari.daemon.pulse import Pulse
-from dari.daemon.server import Caller, Server
 
 _LOGGER: Final = logging.getLogger("dari.daemon")
 _LOOP_PATIENCE: Final = 1.0  # seconds; a loop that needs longer is what the asker wants to know about

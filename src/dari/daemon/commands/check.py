@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from dari.daemon import launch
 from dari.daemon.config import DEFAULT, KEYS, TARGET_KEY, Settings
-from dari.daemon.environment import for_service
 from dari.daemon.lifecycle import Exit
+from dari.daemon.rights.environment import for_service
 
 
 class Checked(NamedTuple):
@@ -38,7 +38,7 @@ def check_target(settings: Settings) -> Checked:
         try:
             # What the program prints at import must not stand between a caller and the JSON on our stdout.
             child = subprocess.Popen(
-                launch.command(settings, handover, "dari.daemon.trial"),
+                launch.command(settings, handover, "dari.daemon.commands.trial"),
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno(),
                 env=for_service(os.environ, settings, detached=True),

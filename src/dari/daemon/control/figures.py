@@ -11,14 +11,14 @@ import time
 from typing import Any, Protocol
 
 from dari.daemon.answer import Answer
-from dari.daemon.asking import VERSION
 from dari.daemon.config import Settings
+from dari.daemon.control.asking import VERSION
+from dari.daemon.control.pulse import Beat, Pulse
+from dari.daemon.control.vitals import Usage
 from dari.daemon.lifecycle import State
 from dari.daemon.listeners import Listener
 from dari.daemon.pooling import ServicePool
 from dari.daemon.process import Identity
-from dari.daemon.pulse import Beat, Pulse
-from dari.daemon.vitals import Usage
 
 
 class Observed(Protocol):

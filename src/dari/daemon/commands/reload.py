@@ -10,10 +10,10 @@ import time
 from typing import Any, Final
 
 from dari.daemon.answer import Answer, read_answer
-from dari.daemon.asking import ask
+from dari.daemon.commands.operate import LOOK_AGAIN, Report, signallable
 from dari.daemon.config import Settings
+from dari.daemon.control.asking import ask
 from dari.daemon.lifecycle import Exit, Refused, State
-from dari.daemon.operate import LOOK_AGAIN, Report, signallable
 from dari.daemon.pidfile import Record, Seen, look
 from dari.daemon.process import Handle
 

@@ -21,11 +21,11 @@ import stat
 import sys
 from typing import Final
 
-from dari.daemon.accounts import Account
 from dari.daemon.config import Settings
 from dari.daemon.lifecycle import Exit, Failure
-from dari.daemon.logs import open_log
-from dari.daemon.trust import distrusted
+from dari.daemon.logs.log import open_log
+from dari.daemon.rights.accounts import Account
+from dari.daemon.rights.trust import distrusted
 
 _LIBRARY: Final = os.path.abspath(os.__file__)
 _DARI: Final = os.path.abspath(__file__)

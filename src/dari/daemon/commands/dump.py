@@ -14,11 +14,11 @@ import signal
 import time
 from typing import Final
 
-from dari.daemon import tail
-from dari.daemon.asking import ask
+from dari.daemon.commands import tail
+from dari.daemon.commands.operate import Report, signallable
 from dari.daemon.config import Settings
+from dari.daemon.control.asking import ask
 from dari.daemon.lifecycle import Exit, Refused, State
-from dari.daemon.operate import Report, signallable
 from dari.daemon.pidfile import Record, look
 from dari.daemon.process import Handle
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 import socket
 from typing import Any, Final, NamedTuple, Protocol
 
+from dari.daemon.control.metrics import CONTENT_TYPE, as_text
+from dari.daemon.control.pulse import Pulse
+from dari.daemon.control.server import Caller, Server
 from dari.daemon.lifecycle import State
 from dari.daemon.listeners import Listener
-from dari.daemon.metrics import CONTENT_TYPE, as_text
-from dari.daemon.pulse import Pulse
-from dari.daemon.server import Caller, Server
 
 _LOOP_PATIENCE: Final = 0.8  # seconds; kubelet gives a probe one second, unless told otherwise
 _REASONS: Final = {

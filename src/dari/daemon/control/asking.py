@@ -44,7 +44,7 @@ def ask(record: Record, command: str, *, patience: float = _PATIENCE, **argument
     import json  # not at the top: a command that finds nobody to ask needs neither
     import socket
 
-    from dari.daemon.listening import peer_pid, reachable
+    from dari.daemon.control.listening import peer_pid, reachable
 
     request = json.dumps({"version": VERSION, "command": command, **arguments}).encode() + b"\n"
     deadline = time.monotonic() + patience

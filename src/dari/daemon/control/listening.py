@@ -21,10 +21,10 @@ import stat
 from collections.abc import Generator
 from typing import NamedTuple
 
-from dari.daemon.access import parse_address
 from dari.daemon.config import Settings
+from dari.daemon.control.access import parse_address
 from dari.daemon.lifecycle import Exit, Failure
-from dari.daemon.trust import distrusted
+from dari.daemon.rights.trust import distrusted
 
 _LONGEST_PATH = 103  # bytes that every system takes
 _BACKLOG = 64
