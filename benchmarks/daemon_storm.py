@@ -92,7 +92,7 @@ class Storm:
     def processes(self) -> list[int]:
         """Return whatever lives of this storm: all of them inherit our environment."""
         mark = f"STORM={self.directory}".encode()
-        found = []
+        found: list[int] = []
         for name in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(OSError):
                 if mark in Path(f"/proc/{name}/environ").read_bytes().split(b"\0"):
