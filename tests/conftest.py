@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 
 from hypothesis import settings
@@ -13,3 +14,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # No example is timed: a machine that does ten things at once may stall any of them.
 settings.register_profile("dari", deadline=None)
 settings.load_profile("dari")
+
+
+def pytest_collection_finish() -> None:
+    """Five thousand collected tests are no test's garbage, but every `gc.collect()` walked through them.
+
+    (tests/drivers/test_cancel_across.py and test_nothing_left_behind.py in a whole run: 57 s, then 8.)
+    """
+    gc.collect()
+    gc.freeze()
