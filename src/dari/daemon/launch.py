@@ -18,6 +18,8 @@ Why each piece is there:
 
 What still leaks: a service that forks children before it is ready and dies leaves them; they hold no lock, but
 nobody stops them.
+
+Long: three processes tell one story through the same pipes, and what one says the next one reads.
 """
 
 from __future__ import annotations
