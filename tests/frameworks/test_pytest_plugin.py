@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-# What the inner pytests use is imported here, once: each of them lets go of what it has imported itself.
 import pytest
+
+import dari
+
+# What the inner pytests use is imported here, once: each of them lets go of what it has imported itself, and a module
+# of dari's that was loaded anew would not know the old one's operations. (dari's names load when they are looked for.)
+for _module in ("asyncio", "hypothesis", "trio", "dari.testing"):
+    importlib.import_module(_module)
+for _name in dari.__all__:
+    getattr(dari, _name)
 
 pytest_plugins = ["pytester"]
 
