@@ -152,6 +152,16 @@ def test_a_refusal_calls_the_earlier_ones_back(service):
     assert told(service) == [*asked, "async 13 -> 1", "plain 13 -> 1", "kept 1, now 1, True"]
 
 
+def test_who_is_answered_finds_the_reload_ended(bench, simple):
+    """However long the pidfile takes to be written: `reload` answers when it is, and `status` then shows no reload."""
+    simple("pwrite = os.pwrite\nos.pwrite = lambda *args: (time.sleep(1), pwrite(*args))[1]")
+
+    code, answer = reload(bench)
+
+    assert (code, answer["generation"]) == (0, 2)
+    assert bench.dari("status", "app.py:daemon").stdout.splitlines()[0].endswith(", generation 2")
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

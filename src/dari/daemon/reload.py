@@ -227,9 +227,9 @@ class Reloader:
             pass  # another user than who made the pidfile's directory; the control socket tells
         except OSError as error:
             _LOGGER.warning("`dari reload` cannot be told the reason: %s", error)
-        self._service.reloaded(answer)
         verdict = self.reloads.verdict if self.reloads.verdict == "never" else "ok" if answer.ok else "refused"
         self._note(ended=answer.number, generation=answer.generation, verdict=verdict, at=int(time.time()))
+        self._service.reloaded(answer)  # last: whoever is told looks into the pidfile next, and finds this reload ended
 
     def _note(self, **changes: Any) -> None:
         self.reloads = self.reloads._replace(**changes)

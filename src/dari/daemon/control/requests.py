@@ -37,7 +37,6 @@ from dari.daemon.pidfile import Reloads
 _LOGGER: Final = logging.getLogger("dari.daemon")
 _LOOP_PATIENCE: Final = 1.0  # seconds; a loop that needs longer is what the asker wants to know about
 _RELOAD_LATE: Final = 2.0  # beyond what a service allows its callbacks, and their calling back
-_WRITTEN_DOWN: Final = 0.002
 
 
 class Controlled(Observed, Protocol):
@@ -145,8 +144,6 @@ class Control(Listener):
             answer = self._answer
         if self._stopping() and not answer.ok:
             raise Unable(f"it is stopping, and does not reload any more: {answer.text}")
-        while service.reloads.ended < answer.number and time.monotonic() < deadline:
-            time.sleep(_WRITTEN_DOWN)  # the pidfile, a moment later: whoever reads it next finds this reload in it
         return answer._asdict()
 
     def _stopping(self) -> bool:
