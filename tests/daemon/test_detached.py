@@ -92,7 +92,7 @@ def test_nobody_else_stays(bench):
     assert members == [pid]
 
 
-def test_descriptors_are_an_allow_list(bench):
+def test_descriptors_are_an_allow_list(bench, until):
     """With 200 inherited descriptors and a limit of 2**20 (or what the hard limit permits) none of them arrives, and
     only those are closed that are open: nobody loops up to the limit."""
     leaked = [os.open("/dev/zero", os.O_RDONLY) for _ in range(200)]
@@ -110,6 +110,7 @@ def test_descriptors_are_an_allow_list(bench):
             os.close(fd)
 
     [pid] = bench.witnesses()
+    until(lambda: "app is ready" in bench.log())  # said when the pipe to the launcher is closed
     found = descriptors(pid)
     log, lock = str(bench.logfile), str(bench.pidfile)
     standard = [found.pop(0), found.pop(1), found.pop(2)]

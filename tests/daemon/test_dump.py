@@ -50,13 +50,13 @@ COROUTINE_IN_A_SCHEDULER = """
 """
 TRIO = """
     import asyncio, threading
-    import trio
+    import trio, trio.testing
     async def innermost():
         await trio.sleep(3600)  # HERE
     async def nursery():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(innermost, name="job-0")
-            await trio.sleep(0.01)
+            await trio.testing.wait_all_tasks_blocked()
             inside.set()
     inside = threading.Event()
     async def main(ctx):

@@ -28,7 +28,7 @@ from dari.daemon.rights.accounts import account
 from dari.daemon.rights.environment import for_service
 from dari.daemon.rights.privileges import drop
 
-from .conftest import Bench
+from .conftest import Bench, wait_until
 from .test_logs import run_logrotate
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
@@ -131,6 +131,7 @@ def identities(pid):
 
 
 def found_by(service):
+    wait_until(lambda: "found " in service.log())  # the log has a thread of its own
     return json.loads(service.log().split("found ")[1].splitlines()[0])
 
 
@@ -170,7 +171,7 @@ def test_a_service_becomes_its_user(service, until):
 
     # In a directory that is not his somebody has to create the log for him: `create` of the snippet does.
     run_logrotate(service, service.dari("unit", "app.py:main", "--logrotate").stdout)
-    assert "reloaded" in service.log()
+    until(lambda: "reloaded" in service.log())
     assert (service.logfile.stat().st_uid, stat.S_IMODE(service.logfile.stat().st_mode)) == (uid, 0o640)
     moved = service.logfile.rename(service.directory / "app.log.2")
     os.kill(pid, signal.SIGHUP)
@@ -186,7 +187,7 @@ def test_run_becomes_its_user_too(service, until):
     del service.env["DARI_DAEMON__LOGFILE"]  # stderr, which nobody rotates
     with service.logfile.open("w") as stderr:
         running = service.popen("run", "app.py:main", "--log-rotate", "size", stderr=stderr)
-    until(lambda: service.is_now("running") and "found" in service.log())
+    until(lambda: service.is_now("running"))
 
     uid = NOBODY.pw_uid
     assert {row[0] for row in identities(running.pid)} == {f"{uid} {uid} {uid} {uid}"}
@@ -218,7 +219,7 @@ def test_a_directory_of_the_user_for_the_log(service):
     assert "is a symbolic link" in done.stderr
 
 
-def test_reloads_as_the_user(service):
+def test_reloads_as_the_user(service, until):
     """He must be able to read the file, which the log says beforehand; the reason of a refusal is told, as anywhere."""
     config = service.config('[app]\ntarget = "app.py:main"\n')
     config.chmod(0o600)
@@ -228,6 +229,7 @@ def test_reloads_as_the_user(service):
     config.chmod(0o644)
     accepted = service.dari("reload", "--name", "app")
 
+    until(lambda: "generation 2" in service.log())
     assert f"every reload will be refused: this user cannot read {config}" in service.log()
     assert (refused.returncode, accepted.returncode) == (153, 0), (refused, accepted)
     assert "Permission denied" in refused.stderr

@@ -30,6 +30,7 @@ def talker(bench):
 def test_hup_reopens_the_log_and_reads_the_configuration(talker, until):
     """After a rename and a HUP everything goes to a new file of the old name: logging, stdout, and nothing is lost."""
     pid = talker.start("-c", "dari.toml")
+    until(lambda: "hello\n" in talker.log())
     old = talker.directory / "app.log.1"
     talker.logfile.rename(old)
     talker.config("[app]\ntarget = 'app.py:main'\ngreeting = 'good day'\n")

@@ -409,7 +409,7 @@ def test_a_thread_that_never_ends_does_not_keep_the_process(bench, until):
             threading.Thread(target=time.sleep, args=(3600,)).start()
         """
     )
-    run = bench.dari("run", "app.py:main", "--stop-grace", "0.3")
+    run = bench.dari("run", "app.py:main", "--stop-grace", "1.5")  # until then its loop has to be closed
 
     assert run.returncode == 0
     assert "leaving hard: main has ended" in bench.log()

@@ -124,7 +124,9 @@ def test_follow_a_service_that_rotates(bench):
     )
     bench.start("--log-rotate", "size", "--log-max-bytes", "2000", "--log-backups", "90")
     logs = bench.popen("logs", "app.py:main", "--follow", "-n", "0")
-    first = int(logs.stdout.readline().split()[-1])
+    while "number" not in (line := logs.stdout.readline()):  # that it is ready may be told as late as this
+        pass
+    first = int(line.split()[-1])
 
     assert [int(logs.stdout.readline().split()[-1]) for _ in range(500)] == list(range(first + 1, first + 501))
 

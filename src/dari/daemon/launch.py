@@ -183,6 +183,7 @@ class _Launch:
                 elif raw := os.read(status, 65536):
                     self._words += raw
                     if any(word.get("event") == "ready" for word in self._said()):
+                        pid = pid or self._read_verdict(verdict)[1]  # middle's first word, however late we are
                         return pid or look(self._settings.pidfile).pid or 0
                 else:
                     # It closed its end without the word. Nearly always it is about to die, and the verdict says
@@ -240,27 +241,25 @@ class _Launch:
 
     def _find_service(self, status: int, verdict: int) -> None:
         """Get hold of a service that nobody has told us of yet, or learn that there is none."""
-        kind, pid = self._read_verdict(verdict)
-        if kind == _IS:
-            self._hold(pid)
-            if self._service is not None:
-                return
-            kind, _ = self._read_verdict(verdict)  # it ended before we could: that comes next
-        if kind == _DIED:
-            self._gone = True
-            return
-        # Middle was killed. What it had forked says who it is by its first line in the pidfile, and that it is not
-        # there by the end of its pipe (tests/daemon/test_fault.py).
-        os.set_blocking(status, False)
+        # Middle may have been killed, or Ctrl-C has come between its word and our hearing it. What it has forked says
+        # who it is by its first line in the pidfile, too, and that it is not there by the end of its pipe
+        # (tests/daemon/test_fault.py).
+        for fd in (status, verdict):
+            os.set_blocking(fd, False)
         deadline = time.monotonic() + _KILL_WAIT
-        while not self._gone and time.monotonic() < deadline:
+        while not self._gone and self._service is None and time.monotonic() < deadline:
             with contextlib.suppress(BlockingIOError):
-                self._gone = not os.read(status, 65536)
+                kind, pid = self._read_verdict(verdict)
+                self._gone = kind == _DIED
+                if kind == _IS:
+                    self._hold(pid)
+                    continue
             seen = look(self._settings.pidfile)
             if seen.record is not None and seen.state in _LIVE:
                 self._service = Handle.open(seen.record.identity)
-                self._gone = self._service is None
-                return
+                continue
+            with contextlib.suppress(BlockingIOError):
+                self._gone = self._gone or not os.read(status, 65536)
             time.sleep(_LOOK_AGAIN)
 
     def _hold(self, pid: int) -> None:

@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import stat
+import threading
 from typing import Final
 
 from dari.daemon.config import Settings
@@ -66,6 +67,7 @@ class Log:
         self.path = path
         self.fd = 2 if path is None else open_log(path, create_directory=create_directory)
         self._copies = [self.fd] if path is not None else []
+        self._reopening = threading.Lock()
         self._bare = settings.log_format == "none"
         self._formatter = make_formatter(settings.log_format)
         rotation: Rotation | None = None
@@ -120,12 +122,14 @@ class Log:
         """Open the path again; when that fails the old file stays in use and the error passes through."""
         if self.path is None:
             return
-        fresh = open_log(self.path, create_directory=False)
-        try:
-            for number in self._copies:
-                os.dup2(fresh, number, inheritable=number in (1, 2))
-        finally:
-            os.close(fresh)
+        # A reload and a rotation may both be at it: with the one's file the other would go back to what it has renamed.
+        with self._reopening:
+            fresh = open_log(self.path, create_directory=False)
+            try:
+                for number in self._copies:
+                    os.dup2(fresh, number, inheritable=number in (1, 2))
+            finally:
+                os.close(fresh)
         self._writer.moved()
 
     def end_output(self) -> None:
