@@ -76,8 +76,8 @@ MUTANTS = {
     ),
     "heap never pruned": Mutant(
         "_kernel/deadlines.py",
-        "            if self._stale * 2 > len(self._heap) + _SLACK:\n",
-        "            if False:\n",
+        "            elif self._stale * 2 > len(self._heap) + _SLACK:\n",
+        "            elif False:\n",
         "tests/kernel/test_deadlines.py",
     ),
     "group leaves a child": Mutant(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from heapq import heappush
+from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -66,7 +68,7 @@ def test_what_was_moved_rings_once_at_its_new_time():
 
 
 def test_an_alarm_may_clear_and_set_others_while_it_rings():
-    """The heap may be built anew under the hands of `expire`."""
+    """The heap may be swept under the hands of `expire`."""
     rung = []
     deadlines = Deadlines()
     others = [Alarm(number, rung) for number in range(500)]
@@ -123,6 +125,76 @@ def test_it_does_what_a_plain_list_does(moves):
         assert deadlines.next() == (min(live.values())[0] if live else None)
 
     assert expected == rung
+
+
+def test_nothing_is_lost_while_a_large_heap_is_swept(monkeypatch):
+    """A sweep that takes many calls: whatever is set, cleared and expired in its midst is told in order, once."""
+    monkeypatch.setattr("dari._kernel.deadlines._STRETCH", 3)
+    rung = []
+    random = Random(7)
+    deadlines = Deadlines()
+    alarms = [Alarm(number, rung) for number in range(1000)]
+    for alarm in alarms:
+        deadlines.set(alarm, random.randrange(1000))
+    live = dict.fromkeys(alarms)
+    sweeps, expected, now = 0, [], 0
+    while live:
+        for alarm in random.sample(list(live), min(8, len(live))):
+            del live[alarm]
+            deadlines.clear(alarm)
+            sweeps += deadlines._into is not deadlines._heap
+        if len(live) > 100 and random.random() < 0.5:
+            late = Alarm(f"late {len(alarms)}", rung)
+            deadlines.set(late, now + random.randrange(1000))
+            alarms.append(late)
+            live[late] = None
+        now += random.randrange(3)
+        due = sorted((alarm for alarm in live if alarm.alarm[0] <= now), key=lambda alarm: alarm.alarm[:2])
+        expected += [alarm.name for alarm in due]
+        deadlines.expire(now)
+        for alarm in due:
+            del live[alarm]
+        assert bool(deadlines._heap) >= bool(live)  # the kernel looks there alone
+        assert deadlines.next() == min((alarm.alarm[0] for alarm in live), default=None)
+
+    assert rung == expected
+    assert len(rung) > 50
+    assert sweeps > 100
+
+
+def test_what_is_left_when_the_swept_heap_has_expired(monkeypatch):
+    """The kernel looks at `_heap` alone for whether there is anything to wait for."""
+    monkeypatch.setattr("dari._kernel.deadlines._STRETCH", 1)
+    deadlines = Deadlines()
+    alarms = [Alarm(number, []) for number in range(200)]
+    for when, alarm in enumerate(alarms):
+        deadlines.set(alarm, float(when))
+    for alarm in alarms[50:190]:
+        deadlines.clear(alarm)
+    assert deadlines._into is not deadlines._heap
+    deadlines.set(Alarm("late", []), 5000.0)
+    deadlines.expire(1000.0)
+
+    assert [entry[0] for entry in deadlines._heap] == [5000.0]
+
+
+def test_no_clear_builds_a_large_heap_anew(monkeypatch):
+    """With a hundred thousand set, each clear looks at a few entries: a loop that clears one goes on at once."""
+    deadlines = Deadlines()
+    alarms = [Alarm(number, []) for number in range(100_000)]
+    for when, alarm in enumerate(alarms):
+        deadlines.set(alarm, float(when))
+    moved = []
+    monkeypatch.setattr("dari._kernel.deadlines.heappush", lambda heap, entry: (moved.append(1), heappush(heap, entry)))
+    most = 0
+    for alarm in alarms[:60_000]:
+        before = len(moved)
+        deadlines.clear(alarm)
+        most = max(most, len(moved) - before)
+
+    assert 0 < most <= 64
+    assert len(deadlines) == 40_000 + deadlines._stale
+    assert deadlines.next() == 60_000.0
 
 
 def test_many_timeouts_set_and_cleared_leave_the_heap_small(hand):

@@ -160,7 +160,8 @@ class World(RuleBasedStateMachine):
         if not hasattr(self, "hand"):
             return
         deadlines = self.hand.kernel.deadlines
-        live = [entry for entry in deadlines._heap if entry[2] is not None]
+        heaps = deadlines._heap if deadlines._into is deadlines._heap else deadlines._heap + deadlines._into
+        live = [entry for entry in heaps if entry[2] is not None]
         assert len(deadlines) - len(live) == deadlines._stale
         assert len(deadlines) <= 2 * len(live) + 64
 
