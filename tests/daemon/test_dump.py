@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 
+# Where main itself is looked for another task says that it is ready: main has come to its wait by then.
 COROUTINES = """
     import asyncio
     async def innermost():
@@ -34,8 +35,7 @@ GENERATORS = """
         yield from innermost()
     def main(ctx):
         dari.create_task(outer(), name="job-0")
-        yield
-        ctx.ready()
+        dari.create_task(lambda: (yield ctx.ready()))
         yield ctx.stopping.wait()  # MAIN
 """
 COROUTINE_IN_A_SCHEDULER = """
@@ -44,8 +44,7 @@ COROUTINE_IN_A_SCHEDULER = """
         await dari.sleep(3600)  # HERE
     async def main(ctx):
         task = dari.create_task(innermost(), name="job-0")
-        await dari.checkpoint()
-        ctx.ready()
+        dari.create_task(lambda: (yield ctx.ready()))
         await ctx.stopping.wait()  # MAIN
 """
 TRIO = """
@@ -69,11 +68,13 @@ TRIO_ITSELF = """
     import trio, trio.testing
     async def innermost():
         await trio.sleep(3600)  # HERE
+    async def announce(ctx):
+        await trio.testing.wait_all_tasks_blocked()
+        ctx.ready()
     async def main(ctx):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(innermost, name="job-0")
-            await trio.testing.wait_all_tasks_blocked()
-            ctx.ready()
+            nursery.start_soon(announce, ctx)
             await ctx.stopping.wait()  # MAIN
 """
 
@@ -135,7 +136,7 @@ def test_tasks_at_the_same_place_are_told_once(bench):
     assert "and 2 more, at the same place" in out
 
 
-def test_a_blocked_loop_shows_where(bench):
+def test_a_blocked_loop_shows_where(bench, until):
     """The loop need not take part: the signal is heard by a thread of its own."""
     bench.program(
         """
@@ -151,9 +152,11 @@ def test_a_blocked_loop_shows_where(bench):
     )
     bench.start()
 
-    out = bench.dari("dump", "app.py:main").stdout
+    blocked = f"line {program_line(bench, 'BLOCKED')}, in main\n"
+    out = until(
+        lambda: blocked in (said := bench.dari("dump", "app.py:main").stdout) and said
+    )  # soon after it is ready
 
-    assert f"line {program_line(bench, 'BLOCKED')}, in main\n" in out
     assert "the other one" in out
     assert re.search(r"asyncio task 'Task-\d+' is running, see its thread", out)
 

@@ -165,8 +165,13 @@ class Notebook:
 def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
     """A kernel with the definitions of SETUP."""
     home = tmp_path_factory.mktemp("jupyter")
+    # By sockets in the directory: a port that is free when it is chosen may be somebody's when the kernel comes to it.
     manager = KernelManager(
-        kernel_name="this", kernel_spec_manager=OneKernel(), connection_file=str(home / "kernel.json")
+        kernel_name="this",
+        kernel_spec_manager=OneKernel(),
+        connection_file=str(home / "kernel.json"),
+        transport="ipc",
+        ip=str(home / "kernel"),
     )
     manager.start_kernel(cwd=str(home), env=environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
