@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dari.daemon.answer import place
+from dari.daemon.control.asking import ask
 from dari.daemon.pidfile import look
 
 APP = "[app]\nport = 1\n"
@@ -160,6 +161,27 @@ def test_who_is_answered_finds_the_reload_ended(bench, simple):
 
     assert (code, answer["generation"]) == (0, 2)
     assert bench.dari("status", "app.py:daemon").stdout.splitlines()[0].endswith(", generation 2")
+
+
+def test_who_sees_in_the_pidfile_that_it_has_ended_finds_what_became_of_it(bench, simple, until):
+    """However long it takes to tell everybody: the service's own figures have it before the pidfile says so."""
+    go = bench.directory / "go"
+    simple(
+        "import __main__ as service\n"
+        "def late(self, answer, really=service.Service.reloaded):\n"
+        f"    while not pathlib.Path({str(go)!r}).exists():\n"
+        "        time.sleep(0.005)\n"
+        "    really(self, answer)\n"
+        "service.Service.reloaded = late"
+    )
+    record = look(str(bench.pidfile)).record
+    os.kill(record.identity.pid, signal.SIGHUP)
+    until(lambda: look(str(bench.pidfile)).record.reloads.ended)
+
+    told = ask(record, "report").result["last_reload"]
+
+    go.touch()
+    assert (told["count"], told["ok"]) == (1, True)
 
 
 @pytest.mark.parametrize(

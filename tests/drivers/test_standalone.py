@@ -141,15 +141,18 @@ def test_scheduler_run_gives_true_at_the_end_and_logs_failures(caplog):
 def test_scheduler_run_gives_false_at_its_timeout_and_can_go_on():
     """A timeout of `Scheduler.run` cancels nothing."""
     scheduler = dari.Scheduler()
+    scope = dari.CancelScope()
 
     def work():
-        yield dari.sleep(0.02)
+        with scope:
+            yield dari.sleep(3600)
         return "done"
 
     task = scheduler.create_task(work)
 
     assert scheduler.run(timeout=0.001) is False
     assert task.state is dari.TaskState.WAITING
+    scope.cancel()
     assert scheduler.run() is True
     assert task.result() == "done"
 

@@ -214,6 +214,10 @@ class Service:
     def reloads(self) -> Reloads:
         return self._reloader.reloads
 
+    @property
+    def last_reload(self) -> tuple[Answer, float] | None:
+        return self._reloader.last
+
     def report(self) -> dict[str, Any]:
         return self.context.report()
 

@@ -82,6 +82,9 @@ class Reloader:
         self._asked = False
         self._running = False
         self.reloads = Reloads(verdict=verdict)
+        self.last: tuple[Answer, float] | None = (
+            None  # what became of the last one, and when, in seconds since the epoch
+        )
         context._config = self._made.config
         context._pool.configure(self._made.pool)
         forget_answer(settings.pidfile)  # of a service that was killed
@@ -227,6 +230,7 @@ class Reloader:
             pass  # another user than who made the pidfile's directory; the control socket tells
         except OSError as error:
             _LOGGER.warning("`dari reload` cannot be told the reason: %s", error)
+        self.last = answer, time.time()
         verdict = self.reloads.verdict if self.reloads.verdict == "never" else "ok" if answer.ok else "refused"
         self._note(ended=answer.number, generation=answer.generation, verdict=verdict, at=int(time.time()))
         self._service.reloaded(answer)  # last: whoever is told looks into the pidfile next, and finds this reload ended

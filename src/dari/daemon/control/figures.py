@@ -7,7 +7,6 @@ its lag is the last one that somebody has measured, and whoever wants a fresh on
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any, Protocol
 
 from dari.daemon.answer import Answer
@@ -32,6 +31,8 @@ class Observed(Protocol):
     def state(self) -> State: ...
     @property
     def backend(self) -> str: ...
+    @property
+    def last_reload(self) -> tuple[Answer, float] | None: ...
     def count_tasks(self) -> int: ...
     def dropped_lines(self) -> int: ...
     def logs_to(self) -> str | None: ...
@@ -47,13 +48,8 @@ class Figures(Listener):
         self._pool = pool
         self._pulse = pulse
         self._usage = Usage()
-        self._reload: dict[str, Any] | None = None
         self._control = control  # where it is asked, and
         self._health = health  # where its probes are answered
-
-    def reloaded(self, answer: Answer) -> None:
-        error = None if answer.ok else answer.text
-        self._reload = {"count": answer.number, "ok": answer.ok, "error": error, "time": round(time.time(), 3)}
 
     def report(self) -> dict[str, Any]:
         service = self._service
@@ -69,7 +65,7 @@ class Figures(Listener):
             "starttime": start,
             "boot_id": boot,
             "uptime_s": None if uptime is None else round(uptime, 2),
-            "last_reload": self._reload,
+            "last_reload": _outcome(*service.last_reload) if service.last_reload is not None else None,
             "loop": {"kind": service.backend, "tasks": service.count_tasks(), **_beat(self._pulse.last)},
             "proc": self._usage.look(),
             "pool": self._pool.figures(),
@@ -85,6 +81,11 @@ class Figures(Listener):
                 "health": self._health,
             },
         }
+
+
+def _outcome(answer: Answer, when: float) -> dict[str, Any]:
+    error = None if answer.ok else answer.text
+    return {"count": answer.number, "ok": answer.ok, "error": error, "time": round(when, 3)}
 
 
 def _beat(beat: Beat | None) -> dict[str, Any]:

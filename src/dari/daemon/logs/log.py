@@ -114,9 +114,10 @@ class Log:
         """Point stdout and stderr at the file, so that the caller of `dari start` gets its own back."""
         if self._outputs is not None:
             self._outputs.switch(self._writer.put)
-        for number in (1, 2):
-            os.dup2(self.fd, number, inheritable=True)
-            self._copies.append(number)
+        with self._reopening:
+            for number in (1, 2):
+                os.dup2(self.fd, number, inheritable=True)
+                self._copies.append(number)
 
     def reopen(self) -> None:
         """Open the path again; when that fails the old file stays in use and the error passes through."""
