@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dari._kernel.world import chain_priority
-from dari.drivers.asyncio_inside import Ready
+from dari.drivers.asyncio_inside import Own, Ready
 
 
 class Handle:
@@ -26,7 +26,8 @@ class Handle:
 
 
 def queue(limit):
-    return Ready(SimpleNamespace(starvation_limit=limit, seed=None, _stopping=True, _batch_seconds=0.0005), deque())
+    incoming = deque()
+    return Ready(SimpleNamespace(_own=Own(incoming, limit, None), _stopping=True), incoming)
 
 
 steps = st.lists(st.one_of(st.integers(-2, 2), st.just("take"), st.just("take"), st.just("look")), max_size=200)

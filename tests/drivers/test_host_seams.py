@@ -14,6 +14,7 @@ from collections import deque
 
 import pytest
 
+import dari
 from dari.drivers.asyncio_inside import awaited_by, task_resumed_by
 
 MODULES = (asyncio.base_events, asyncio.selector_events, asyncio.unix_events)
@@ -157,3 +158,44 @@ def test_a_step_of_a_task_runs_in_the_context_of_the_task(make):
         context = runner.run(main())
 
     assert [each is context for each in seen[:3]] == [True] * 3
+
+
+def test_a_loop_has_few_attributes():
+    """With 30 of them CPython gives up the layout in which it finds attributes fast."""
+
+    async def main():
+        return len(vars(asyncio.get_running_loop()))
+
+    with asyncio.Runner(loop_factory=dari.EventLoop) as runner:
+        assert runner.run(main()) < 30
+
+
+@pytest.mark.parametrize("context", [None, contextvars.Context()], ids=["copied", "given"])
+def test_a_handle_is_as_asyncio_makes_it(context):
+    """`call_soon` makes it without asyncio's calls: every attribute is the same, and none is missing."""
+    loops = dari.EventLoop(), asyncio.SelectorEventLoop()
+    ours, theirs = (loop.call_soon(print, 1, context=context) for loop in loops)
+    same = set(asyncio.Handle.__slots__) - {"_loop", "_context", "__weakref__"}
+
+    assert type(ours) is asyncio.Handle
+    assert ours._loop is loops[0]
+    assert {name: getattr(ours, name) for name in same} == {name: getattr(theirs, name) for name in same}
+    assert (ours._context is context) == (context is not None)
+    assert isinstance(ours._context, contextvars.Context)
+    for loop in loops:
+        loop.close()
+
+
+def test_call_soon_refuses_what_asyncio_refuses():
+    """A closed loop; and in debug mode what is no callback, or comes from another thread."""
+    loop = dari.EventLoop()
+    loop.set_debug(True)
+
+    with pytest.raises(TypeError, match="callable object was expected"):
+        loop.call_soon(1)
+    assert loop.call_soon(print)._source_traceback[-1].name == "test_call_soon_refuses_what_asyncio_refuses"
+    loop.close()
+    for debug in (True, False):
+        loop.set_debug(debug)
+        with pytest.raises(RuntimeError, match="closed"):
+            loop.call_soon(print)

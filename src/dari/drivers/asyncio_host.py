@@ -7,7 +7,6 @@ generator tasks come into the same lanes, in `asyncio_lanes`. Here is what users
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from weakref import WeakSet
 
 from dari._kernel.numbers import whole
 from dari._kernel.tracing import install
@@ -46,8 +45,6 @@ class EventLoop(LanesLoop):
         if starvation_limit is not None:
             whole("starvation_limit", starvation_limit, 1, " (or None: strict priorities)")
         super().__init__(Selector(self.dump) if selector is None else selector, starvation_limit, seed)
-        self._guests: WeakSet[Guest] = WeakSet()
-        self._tracer: Tracer | None = None
         if tracer is not None:
             self.tracer = tracer
 
@@ -56,29 +53,29 @@ class EventLoop(LanesLoop):
 
         asyncio's first, then the generator tasks of the schedulers that run in this loop.
         """
-        tasks = sorted((task for guest in self._guests for task in guest.kernel.tasks), key=lambda task: task.id)
+        tasks = sorted((task for guest in self._own.guests for task in guest.kernel.tasks), key=lambda task: task.id)
         return "\n".join(filter(None, (dump_of_tasks(self), dump(tasks))))
 
     @property
     def tracer(self) -> Tracer | None:
         """Who is told of every task and step; it can be set and taken away (None) at any time."""
-        return self._tracer
+        return self._own.tracer
 
     @tracer.setter
     def tracer(self, tracer: Tracer | None) -> None:
-        before, self._tracer = self._tracer, tracer
+        before, self._own.tracer = self._own.tracer, tracer
         if tracer is None:
             self._watch(None)
         else:
             from dari.drivers.asyncio_traced import Traced
 
             self._watch(Traced)
-        for guest in self._guests:
+        for guest in self._own.guests:
             if guest.kernel.tracer is before:
                 install(guest.kernel, tracer)
 
     def take_guest(self, guest: Guest) -> None:
         """`guest` drives its kernel in this loop from now on."""
-        self._guests.add(guest)
-        if self._tracer is not None and guest.kernel.tracer is None:
-            install(guest.kernel, self._tracer)
+        self._own.guests.add(guest)
+        if self._own.tracer is not None and guest.kernel.tracer is None:
+            install(guest.kernel, self._own.tracer)

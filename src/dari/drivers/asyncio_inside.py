@@ -28,6 +28,7 @@ handle for each that is left. Not to pay for many of those, the batch after such
 | `BaseEventLoop._stopping` | after `stop()` the present batch is run whole, as asyncio documents |
 | `Handle._context` | whose priority it has |
 | `Handle._cancelled` | of the handle that stands for nothing: it is passed over |
+| `BaseEventLoop._debug`, `_closed`, the slots of `Handle` | `call_soon` without the calls that asyncio makes for it |
 | `Handle._callback`, `_run` | for tracers only: which task it resumes, and when that step ends |
 | `asyncio.tasks._PyTask` | for tracers only: tasks written in Python |
 | `Task._fut_waiter` | for tracers only: what a task waits for |
@@ -38,37 +39,72 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from contextvars import Context, ContextVar, copy_context
-from itertools import chain, count
+from contextvars import Context, copy_context
 from math import inf
 from random import Random
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVarTuple, Unpack, cast
 from weakref import WeakSet
 
 from dari._kernel.lanes import Lane, Lanes
 from dari._kernel.world import chain_priority, uses
+from dari.drivers.asyncio_chains import Chains, own_chain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from selectors import BaseSelector
 
+    from dari._kernel.contract import Tracer
+    from dari.drivers.guests import Guest
+
     class Handle(asyncio.Handle):
+        _args: Sequence[object]
         _callback: Callable[..., object]
-        _context: Context
         _cancelled: bool
+        _context: Context
+        _loop: asyncio.AbstractEventLoop
+        _repr: str | None
+        _source_traceback: Any
 
         def _run(self) -> None: ...
 else:
     Handle = asyncio.Handle
 
-__all__ = ["Chains", "Handle", "LanesLoop", "Ready", "awaited_by", "task_resumed_by"]
+__all__ = ["Handle", "LanesLoop", "Own", "Ready", "awaited_by", "task_resumed_by"]
 
 _BATCH: Final = 128  # callbacks: a look at the sockets costs as much as two or three
 _BATCH_SECONDS: Final = 0.000_25
 
+_HANDLE_IS_KNOWN: Final = set(asyncio.Handle.__slots__) == {
+    *("_args", "_callback", "_cancelled", "_context", "_loop", "_repr", "_source_traceback", "__weakref__")
+}
+_new: Final[Any] = object.__new__
+
+Ts = TypeVarTuple("Ts")
+
 _loops: WeakSet[LanesLoop] = WeakSet()
 _loops_lock: Final = threading.RLock()  # a signal handler may set the first priority
+
+
+class Own:
+    """What a loop of ours has beside asyncio's own, in one attribute.
+
+    CPython finds attributes fast in objects that have 29 at most. Of these asyncio uses 24 to 26, and six of ours made
+    a switch of tasks 8 % slower, on 3.11 as on 3.13 (benchmarks/host.py).
+    """
+
+    __slots__ = ("batch_seconds", "guests", "lanes", "onlooker", "queue", "seed", "starvation_limit", "tracer")
+
+    def __init__(self, queue: deque[Handle], starvation_limit: int | None, seed: int | None) -> None:
+        self.starvation_limit: Final = starvation_limit
+        self.seed: Final = seed
+        # With a seed no clock on the wall decides the order: a batch that is cut shows the timers to the loop.
+        self.batch_seconds = _BATCH_SECONDS if seed is None else inf
+        self.queue: Any = queue  # of the loop: asyncio's deque, or `lanes`
+        self.lanes: Ready | None = None
+        self.onlooker: Any = None  # stands before the queue
+        self.guests: WeakSet[Guest] = WeakSet()
+        self.tracer: Tracer | None = None
 
 
 class LanesLoop(asyncio.SelectorEventLoop):
@@ -76,14 +112,12 @@ class LanesLoop(asyncio.SelectorEventLoop):
 
     _ready: Any
     _stopping: bool
+    _closed: bool
+    _debug: bool
 
     def __init__(self, selector: BaseSelector | None, starvation_limit: int | None, seed: int | None) -> None:
         super().__init__(selector)
-        self.starvation_limit: Final = starvation_limit
-        self.seed: Final = seed
-        self._lanes: Ready | None = None
-        # With a seed no clock on the wall decides the order: a batch that is cut shows the timers to the loop.
-        self._batch_seconds = _BATCH_SECONDS if seed is None else inf
+        self._own: Final = Own(self._ready, starvation_limit, seed)
         if seed is not None:
             self.create_task = self._create_task_of_own_chain  # type: ignore[method-assign]
         with _loops_lock:
@@ -91,28 +125,62 @@ class LanesLoop(asyncio.SelectorEventLoop):
             if uses.priorities or seed is not None:
                 self._use_lanes()
 
+    if _HANDLE_IS_KNOWN:
+
+        def call_soon(
+            self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+        ) -> asyncio.Handle:
+            """As asyncio's, which makes five calls in Python where this makes none: 17 % of a switch of tasks.
+
+            Nothing else depends on it: whoever goes around it appends to the same queue.
+            """
+            if self._debug or self._closed:
+                slowly = super().call_soon(callback, *args, context=context)
+                if slowly._source_traceback:  # type: ignore[attr-defined]
+                    del slowly._source_traceback[-1]  # type: ignore[attr-defined] # this very line
+                return slowly
+            handle: Handle = _new(Handle)
+            handle._callback = callback
+            handle._args = args
+            handle._context = copy_context() if context is None else context
+            handle._loop = self
+            handle._cancelled = False
+            handle._repr = handle._source_traceback = None
+            self._ready.append(handle)
+            return handle
+
     def _create_task_of_own_chain(self, coro: Any, *, context: Context | None = None, **options: Any) -> Any:
-        return super().create_task(coro, context=_own_chain(coro, context), **options)
+        return super().create_task(coro, context=own_chain(coro, context), **options)
+
+    @property
+    def starvation_limit(self) -> int | None:
+        return self._own.starvation_limit
+
+    @property
+    def seed(self) -> int | None:
+        return self._own.seed
 
     def _use_lanes(self) -> None:
         """From any thread that holds the lock: what is ready is taken by priority from now on."""
-        if self._lanes is None:
-            traced = isinstance(self._ready, Watched)
-            self._lanes = lanes = Ready(self, self._ready.queue if traced else self._ready)
-            if traced:
-                self._ready.queue = lanes
+        own = self._own
+        if own.lanes is None:
+            own.lanes = own.queue = Ready(self, own.queue)
+            if own.onlooker is None:
+                self._ready = own.lanes
             else:
-                self._ready = lanes
+                own.onlooker.queue = own.lanes
 
-    def _watch(self, kind: type[Watched] | None) -> None:
-        """Let a queue of `kind` stand before that of the loop; None: no longer."""
+    def _watch(self, kind: Callable[[LanesLoop, Any], Any] | None) -> None:
+        """Let an onlooker, as much of a queue as asyncio uses, stand before the queue of the loop; None: no longer."""
+        own = self._own
         with _loops_lock:
-            queue = self._ready.queue if isinstance(self._ready, Watched) else self._ready
-            self._ready = queue if kind is None else kind(self, queue)
+            own.onlooker = None if kind is None else kind(self, own.queue)
+            self._ready = own.queue if own.onlooker is None else own.onlooker
 
     def more_urgent_than(self, priority: int) -> bool:
         """Is something ready that goes before `priority`? On the loop's thread only."""
-        most_urgent = None if self._lanes is None else self._lanes.most_urgent()
+        lanes = self._own.lanes
+        most_urgent = None if lanes is None else lanes.most_urgent()
         return most_urgent is not None and most_urgent < priority
 
 
@@ -131,60 +199,64 @@ class _Nothing:
     _cancelled = True
 
 
-_NOTHING: Final[Any] = _Nothing()
+_NOTHING: Final = cast("Handle", _Nothing())
 
 
 class Ready(Lanes[Handle]):
     """The ready queue of a loop in which priorities are used."""
 
     __slots__ = (
+        "_asked",
         "_by_priority",
-        "_cut",
         "_end",
         "_incoming",
+        "_items",
         "_left",
         "_loop",
         "_most",
-        "_next",
+        "_paused",
+        "_priority",
         "_serving",
         "_size",
+        "_skipped",
         "append",
     )
 
     def __init__(self, loop: LanesLoop, incoming: deque[Handle]) -> None:
-        super().__init__(loop.starvation_limit)
-        if loop.seed is not None:
-            draw = Random(loop.seed).randrange
+        super().__init__(loop._own.starvation_limit)
+        if loop._own.seed is not None:
+            draw = Random(loop._own.seed).randrange
             self._new_items = lambda: Chains(draw)  # type: ignore[assignment,return-value] # as much of a deque as a lane needs
         self._loop = loop
         self._incoming = incoming
         self.append = incoming.append  # from any thread
         self._by_priority: dict[int, Lane[Handle]] = {}
         self._end = 0.0  # of the present batch; 0: it has not begun
-        self._most = _BATCH  # callbacks in the next one: half as many after one that was ended early
-        self._cut = False
-        # The lane that is being served, and how many of it may be taken until another may be due:
+        self._asked = self._most = _BATCH  # callbacks in this batch, and at most in the next one
+        self._skipped = 0  # of this batch, because its time was over
+        # The lane that is being served (it may be empty), and how many may be taken until another may be due:
         self._serving: Lane[Handle] | None = None
+        self._priority: int = 0  # of that lane
+        self._items: Any = None  # of that lane
         self._size = self._left = 0
-        self._next: Callable[[], Handle] = incoming.popleft
+        self._paused = -1  # what was left when something more urgent was taken last
 
     def __bool__(self) -> bool:
-        if self._serving is not None:
-            self._settle()
-        return bool(self._incoming or self._order)
+        return bool(self._incoming or self._waiting())
 
     def __len__(self) -> int:
         """How many the loop shall run before it looks at its sockets and timers again."""
         self._end = 0.0
-        if self._cut:
-            self._cut = False
-            self._most = max(1, self._most // 2)
-        elif self._most < _BATCH:
-            self._most *= 2
-        ready = len(self._incoming)
-        if self._order:
-            ready += sum(map(len, self._order))
-        return min(ready, self._most)
+        if self._skipped:
+            self._most = max(1, self._asked - self._skipped)
+            self._skipped = 0
+        elif self._asked == self._most:
+            self._most = min(_BATCH, self._most + 1 + self._most // 8)
+        self._asked = min(len(self._incoming) + self._waiting(), self._most)
+        return self._asked
+
+    def _waiting(self) -> int:
+        return sum([len(lane.items) for lane in self._order])
 
     def __iter__(self) -> Iterator[Handle]:
         yield from self.waiting()
@@ -199,182 +271,107 @@ class Ready(Lanes[Handle]):
 
     def popleft(self) -> Handle:
         now = monotonic()
-        if now >= self._end:
-            if not self._end:
-                self._end = now + self._loop._batch_seconds
-            elif not self._loop._stopping:
-                self._cut = True
-                nothing: Handle = _NOTHING
-                return nothing
+        if now >= self._end and self._is_over(now):
+            return _NOTHING
+        handle: Handle
         incoming = self._incoming
-        if incoming:
-            if not self._order and len(incoming) == 1:
-                return incoming.popleft()  # there is nothing to choose
-            # `_sort`, written out: the call costs 5 % of a switch of tasks (benchmarks/host.py).
-            by_priority = self._by_priority
-            while incoming:
-                handle = incoming.popleft()
-                try:
-                    lane = by_priority[handle._context.get(chain_priority, 0)]
-                except KeyError:
-                    lane = self._lane_of(handle)
-                lane.items.append(handle)
-                if not lane._listed:
-                    self._begin(lane)
-        left = self._left or self._choose()
-        self._left = left - 1
-        return self._next()
+        while incoming:
+            handle = incoming.popleft()
+            priority = handle._context.get(chain_priority, 0)
+            if not self._left:
+                self._sort(handle, priority)
+            elif priority == self._priority:
+                self._items.append(handle)
+            elif priority > self._priority or incoming:
+                self._sort(handle, priority)
+            else:
+                return self._overtaken_by(handle)
+        left = self._left
+        if left:
+            try:
+                handle = self._items.popleft()
+            except IndexError:
+                return self._choose()
+            self._left = left - 1
+            return handle
+        return self._choose()
+
+    def _is_over(self, now: float) -> bool:
+        """The time of the batch, for which `popleft` is asked as often as `len` has said, whatever comes."""
+        if not self._end:
+            self._end = now + self._loop._own.batch_seconds
+        elif not self._loop._stopping:
+            self._skipped += 1
+            return True
+        return False
 
     def most_urgent(self) -> int | None:
-        self._sort()
+        while self._incoming:
+            handle = self._incoming.popleft()
+            self._sort(handle, handle._context.get(chain_priority, 0))
         self._settle()
         return super().most_urgent()
 
-    def _sort(self) -> None:
-        incoming, by_priority = self._incoming, self._by_priority
-        while incoming:
-            handle = incoming.popleft()
-            try:
-                lane = by_priority[handle._context.get(chain_priority, 0)]
-            except KeyError:
-                lane = self._lane_of(handle)
-            lane.items.append(handle)
-            if not lane._listed:
-                self._begin(lane)
+    def _sort(self, handle: Handle, priority: int) -> None:
+        """Into its lane. If that was empty, and goes before the one that is served, that is served no further."""
+        lane = self._by_priority.get(priority)
+        if lane is None:
+            lane = self._by_priority[priority] = self.lane(priority)
+        lane.items.append(handle)
+        if not lane._listed:
+            if self._left and priority < self._priority:
+                self._settle()
+            self._list(lane)
 
-    def _begin(self, lane: Lane[Handle]) -> None:
-        """It was empty. If it is more urgent than the one that is served, that is served no further."""
-        if self._left and lane.rank < self._serving.rank:  # type: ignore[union-attr] # of which some are left
-            self._settle()
-        self._list(lane)
+    def _overtaken_by(self, handle: Handle) -> Handle:
+        """Nothing else of that priority is ready: it goes at once, and the lane that is served remains the same.
 
-    def _lane_of(self, handle: Handle) -> Lane[Handle]:
-        priority = handle._context.get(chain_priority, 0)
-        lane = self._by_priority[priority] = self.lane(priority)
-        return lane
+        For the bound it counts as any other, and that lane has let it pass.
+        """
+        left = self._left
+        if left != self._paused:
+            self._serving._since = self._taken + self._size - left  # type: ignore[union-attr] # of which some are left
+        self._left = self._paused = left - 1
+        return handle
 
-    def _choose(self) -> int:
-        """Whose turn it is, as in `Lanes.pop`. Gives for how many, that is what is counted once for all of them."""
-        if self._serving is not None:
-            self._settle()
+    def _choose(self) -> Handle:
+        """Whose turn it is, as in `Lanes.pop`: from now on that lane is served. Gives its first."""
+        self._settle()
         order, limit = self._order, self._limit
         if not order:
             raise IndexError("nothing is ready")
         oldest_first = iter(order)
         lane = oldest = next(oldest_first)
-        if len(order) == 1:
-            size = left = min(len(lane.items), limit or _BATCH)  # another may come meanwhile
-        elif limit is None:
+        if limit is None:
             lane = self._best()
-            size = left = len(lane.items)
+            size = _BATCH  # as good as any
+        elif len(order) == 1:
+            size = limit  # another may come meanwhile
         elif oldest._since + limit <= self._taken:
-            size, left = 0, 1  # it is due: not counted
+            size = 0  # it is due: not counted
         else:
             lane = self._best()
             if lane is oldest:
                 oldest = next(oldest_first)
-            size = left = min(len(lane.items), oldest._since + limit - self._taken)
-        self._serving, self._size, self._left = lane, size, left
-        self._next = lane.items.popleft  # type: ignore[attr-defined] # of a deque
-        return left
+            size = oldest._since + limit - self._taken
+        self._serving, self._priority, self._items = lane, lane.rank >> 1, lane.items
+        self._size, self._left = size, max(0, size - 1)
+        return lane.next()
 
     def _settle(self) -> None:
-        """Count what was taken of the lane that was served."""
+        """The lane that was served is so no longer: count what was taken meanwhile."""
         lane = self._serving
         if lane is not None:
-            self._taken += self._size - self._left if self._size else 0
+            self._taken += self._size - self._left
+            if not lane.items:
+                self._unlist(lane)
+            else:
+                if self._left != self._paused:
+                    lane._since = self._taken
+                self._order.move_to_end(lane)
             self._serving = None
             self._left = 0
-            if lane.items:
-                lane._since = self._taken
-                self._order.move_to_end(lane)
-            else:
-                self._unlist(lane)
-
-
-class Chains:
-    """A lane of a loop with a seed: whose turn it is, is drawn; what one chain put in comes in order."""
-
-    __slots__ = ("_chains", "_draw", "_open")
-
-    def __init__(self, draw: Callable[[int], int]) -> None:
-        self._draw = draw
-        self._chains: dict[int, deque[Handle]] = {}
-        self._open: list[int] = []  # the chains that have something in here
-
-    def __len__(self) -> int:
-        return sum(map(len, self._chains.values()))
-
-    def __iter__(self) -> Iterator[Handle]:
-        return chain.from_iterable(self._chains.values())
-
-    def append(self, handle: Handle) -> None:
-        number = handle._context.get(_chain, 0)
-        if number not in self._chains:
-            self._chains[number] = deque()
-            self._open.append(number)
-        self._chains[number].append(handle)
-
-    def popleft(self) -> Handle:
-        place = self._draw(len(self._open))
-        number = self._open[place]
-        handles = self._chains[number]
-        handle = handles.popleft()
-        if not handles:
-            del self._chains[number]
-            self._open[place] = self._open[-1]
-            self._open.pop()
-        return handle
-
-    def clear(self) -> None:
-        self._chains.clear()
-        self._open.clear()
-
-
-_chain: ContextVar[int] = ContextVar("dari_chain", default=0)
-_numbers = count(1)
-
-
-def _own_chain(coroutine: Any, context: Context | None) -> Context:
-    """The context for a task that is to run `coroutine`: a chain of its own, unless it is asyncio's own helper.
-
-    Those (that connect the pipes of a subprocess, say) must keep their place in the order of who started them.
-    """
-    if context is None:
-        context = copy_context()
-    frame = getattr(coroutine, "cr_frame", None)
-    if frame is None or not frame.f_globals.get("__name__", "").startswith("asyncio."):
-        try:
-            context.run(_chain.set, next(_numbers))
-        except RuntimeError:
-            pass  # the caller's own, in which this very code runs: the two are one chain
-    return context
-
-
-class Watched:
-    """A queue before the queue of a loop, for a subclass that looks on. Nothing of it is there while nobody does."""
-
-    __slots__ = ("loop", "queue")
-
-    def __init__(self, loop: LanesLoop, queue: Any) -> None:
-        self.loop = loop
-        self.queue = queue
-
-    def __bool__(self) -> bool:
-        return bool(self.queue)
-
-    def __len__(self) -> int:
-        return len(self.queue)
-
-    def clear(self) -> None:
-        self.queue.clear()
-
-    def append(self, handle: Handle) -> None:
-        self.queue.append(handle)
-
-    def popleft(self) -> Handle:
-        handle: Handle = self.queue.popleft()
-        return handle
+            self._paused = -1
 
 
 def task_resumed_by(handle: Handle) -> asyncio.Task[Any] | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 from weakref import WeakKeyDictionary, ref
 
 from dari._kernel.world import chain_priority
-from dari.drivers.asyncio_inside import Handle, Watched, awaited_by, task_resumed_by
+from dari.drivers.asyncio_inside import Handle, awaited_by, task_resumed_by
 from dari.drivers.reporting import report
 
 if TYPE_CHECKING:
@@ -50,19 +50,26 @@ class HostTask:
 
 
 @final
-class Traced(Watched):
-    """Tells the tracer of its loop."""
+class Traced:
+    """Tells the tracer of its loop, and stands before the `queue` of that while there is one."""
 
-    __slots__ = ("_new", "_seen")
+    __slots__ = ("_new", "_seen", "loop", "queue")
 
     def __init__(self, loop: LanesLoop, queue: Any) -> None:
-        super().__init__(loop, queue)
+        self.loop = loop
+        self.queue = queue
         self._seen: WeakKeyDictionary[asyncio.Task[Any], HostTask] = WeakKeyDictionary()
         self._new: list[tuple[asyncio.Task[Any], Handle]] = []
 
     def __bool__(self) -> bool:
         self._see_new()
         return bool(self.queue)
+
+    def __len__(self) -> int:
+        return len(self.queue)
+
+    def clear(self) -> None:
+        self.queue.clear()
 
     def append(self, handle: Handle) -> None:
         self._see_new()

@@ -80,7 +80,7 @@ class WatchedEventLoop(EventLoop):
     ) -> None:
         self._watching = selector = _Selector()
         super().__init__(selector, starvation_limit=starvation_limit, seed=seed, tracer=tracer)
-        self._batch_seconds = inf  # the same program takes the same steps, on however busy a machine
+        self._own.batch_seconds = inf  # the same program takes the same steps, on however busy a machine
         selector.loop = self
         self._account = accounts[self] = Account(self._make_clock(), seed=seed)
 
