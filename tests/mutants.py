@@ -99,10 +99,22 @@ MUTANTS = {
         "tests/drivers/test_mailbox.py",
     ),
     "urgent callbacks wait for the batch": Mutant(
-        "drivers/asyncio_inside.py",
-        "        if self._left and lane.rank < self._serving.rank:",
-        "        if False:",
+        "drivers/asyncio_ready.py",
+        "            if self._left and priority < self._priority:",
+        "            if False:",
         "tests/drivers/test_host_queue.py tests/drivers/test_host.py",
+    ),
+    "what goes at once counts as a turn of the lane that is served": Mutant(
+        "drivers/asyncio_ready.py",
+        "self._left = self._paused = left - 1",
+        "self._left = left - 1",
+        "tests/drivers/test_host_queue.py",
+    ),
+    "a descriptor is told of again and again": Mutant(
+        "drivers/asyncio_inside.py",
+        "id(handle) not in events",
+        "True",
+        "tests/drivers/test_host.py::test_a_descriptor_is_told_of_once_until_it_is_heard",
     ),
     "slices step tasks of every priority": Mutant(
         "drivers/asyncio_lanes.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ import pytest
 
 import dari
 from dari._kernel.world import uses
-from dari.drivers.asyncio_inside import Ready
+from dari.drivers.asyncio_ready import Ready
 
 
 @pytest.fixture
@@ -287,6 +288,33 @@ def test_a_slow_batch_is_ended_by_time(lanes):
         runner.run(main())
 
     assert all(pair != ("slow", "slow") for pair in itertools.pairwise(log))
+
+
+def test_a_descriptor_is_told_of_once_until_it_is_heard(lanes):
+    """However often the loop looks at its sockets while the reader of one stands behind what is more urgent."""
+    heard = []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        here, there = socket.socketpair()
+        with here, there:
+            with dari.priority(1):
+                loop.add_reader(here, lambda: heard.append(len(heard) or here.recv(9)))
+            there.send(b"once")
+            await spin("", [], 1000)
+            with dari.priority(2):
+                while not heard:
+                    await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            there.send(b"again")
+            with dari.priority(2):
+                while len(heard) < 2:
+                    await asyncio.sleep(0)
+            loop.remove_reader(here)
+
+    run(main, starvation_limit=None)
+
+    assert heard == [b"once", 1]
 
 
 def test_after_stop_the_batch_is_run_whole(lanes):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from contextvars import Context
-from types import SimpleNamespace
+from math import inf
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dari._kernel.world import chain_priority
-from dari.drivers.asyncio_inside import Own, Ready
+from dari.drivers.asyncio_ready import Ready
 
 
 class Handle:
@@ -26,8 +26,7 @@ class Handle:
 
 
 def queue(limit):
-    incoming = deque()
-    return Ready(SimpleNamespace(_own=Own(incoming, limit, None), _stopping=True), incoming)
+    return Ready(deque(), limit, None, inf, bool)
 
 
 steps = st.lists(st.one_of(st.integers(-2, 2), st.just("take"), st.just("take"), st.just("look")), max_size=200)
@@ -84,6 +83,23 @@ def test_the_most_urgent_is_taken_and_nobody_is_passed_over_too_often(steps, lim
                 assert all(not waiting[each] for each in waiting if each < taken)
             else:
                 assert max(passed.values()) <= limit + len(waiting) - 1
+
+
+def test_what_goes_at_once_passes_over_the_lane_that_is_served():
+    """Urgent ones that come alone, then many of them at once: together no more than the bound."""
+    ready = queue(8)
+    for number in range(3):
+        ready.append(Handle(0, number))
+    taken = [ready.popleft().priority]
+    for number in range(7):
+        ready.append(Handle(-1, number))
+        taken.append(ready.popleft().priority)
+    for number in range(20):
+        ready.append(Handle(-1, number))
+
+    taken += [ready.popleft().priority for _ in range(20)]
+
+    assert taken.index(0, 1) - 1 <= 8 + 2 - 1
 
 
 @given(st.lists(st.integers(-2, 2), max_size=50))

@@ -75,12 +75,13 @@ class _Selector(selectors.DefaultSelector):
 class WatchedEventLoop(EventLoop):
     """A `dari.EventLoop` that tells those who wait for everybody else to be blocked."""
 
+    _batch_seconds = inf  # the same program takes the same steps, on however busy a machine
+
     def __init__(
         self, *, starvation_limit: int | None = 64, seed: int | None = None, tracer: Tracer | None = None
     ) -> None:
         self._watching = selector = _Selector()
         super().__init__(selector, starvation_limit=starvation_limit, seed=seed, tracer=tracer)
-        self._own.batch_seconds = inf  # the same program takes the same steps, on however busy a machine
         selector.loop = self
         self._account = accounts[self] = Account(self._make_clock(), seed=seed)
 
