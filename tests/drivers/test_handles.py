@@ -701,8 +701,10 @@ def test_wait_for_gives_a_result_that_was_won(run_in):
 
     async def main():
         async with dari.Scheduler() as scheduler:
+            task = scheduler.create_task(stubborn, may_end)
+            await that(lambda: scheduler.stats().waiting)
             asyncio.get_running_loop().call_later(0.01, may_end.set)
-            value = await asyncio.wait_for(scheduler.create_task(stubborn, may_end), 0.008)
+            value = await asyncio.wait_for(task, 0.008)
             return value, await nothing_is_left()
 
     assert run_in(main) == ("value", 0)

@@ -173,7 +173,7 @@ def test_one_bad_page_is_not_the_end() -> None:
         "/last": links(),
     }
     with serving(pages) as site:
-        seen = visit(site, patience=0.5)
+        seen = visit(site, patience=1.5)  # which all other pages have, too, on however busy a machine
 
     problems = {path: problem.split(":")[0] for path, problem in seen.items() if problem}
     assert problems == {
