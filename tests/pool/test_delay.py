@@ -136,7 +136,7 @@ def test_the_clock_leaves_when_no_time_is_set(one):
 def test_closing_waits_for_what_is_scheduled(make_pool):
     """`shutdown` lets it run, and no thread is left then; `with` is the same."""
     pool = make_pool(2)
-    jobs = [pool.options(delay=0.02).submit(pow, 2, n) for n in range(3)]
+    jobs = [pool.options(delay=0.3).submit(pow, 2, n) for n in range(3)]
 
     assert pool.join(timeout=0) is False
     assert pool.shutdown() is True
