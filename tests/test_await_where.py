@@ -724,8 +724,7 @@ async def gathered(thing):
 
 
 async def waited(thing):
-    # A job calls back on the pool's thread, and nothing wakes the loop: only a timeout shows what comes of it.
-    done, _ = await asyncio.wait({thing}, timeout=0.05 if isinstance(thing, dari.Job) else None)
+    done, _ = await asyncio.wait({thing}, timeout=LONG)
     return done.pop().result()
 
 
