@@ -106,3 +106,23 @@ def test_a_full_disk_under_the_pidfile(bench):
     assert (reloaded["code"], reloaded["generation"]) == (0, 2)
     assert status.returncode == 0
     assert stopped.returncode == 0
+
+
+def test_an_answer_that_nobody_reads(bench):
+    """`dari status | head -1`: not running is still 3, and not the 1 of a traceback, which would mean dead."""
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    done = bench.dari("status", "--name", "app", stdout=writer)
+
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+def test_an_answer_that_finds_no_place(bench):
+    """A full disk is told in one line, and the state is unknown then."""
+    with open("/dev/full", "w") as full:
+        done = bench.dari("status", "--name", "app", stdout=full)
+
+    text = "dari: status: the answer could not be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (4, text)

@@ -14,6 +14,8 @@ from dari.daemon.lifecycle import State
 from dari.daemon.pidfile import Record, open_pidfile, try_lock, write_record
 from dari.daemon.process import Identity
 
+from .conftest import PATIENCE
+
 
 def test_round_trip(bench):
     """start, status and stop agree with each other, say it in words, and end with 0."""
@@ -213,15 +215,16 @@ def test_start_timeout_kills_who_ignores_term(bench):
     assert bench.status() == (3, "stopped")
 
 
-def test_interrupted_start_leaves_nothing(bench, until, gone):
-    """Ctrl-C while `start` waits stops the service that was being started."""
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_interrupted_start_leaves_nothing(bench, until, gone, signum, code):
+    """Ctrl-C while `start` waits, a `timeout 5 dari start`, a closed terminal: the service that was started is stopped."""
     bench.program("import asyncio\nasync def main(ctx):\n    await asyncio.sleep(3600)\n")
     start = bench.popen("start", "app.py:main")
     [pid] = until(bench.witnesses)
 
-    start.send_signal(signal.SIGINT)
+    start.send_signal(signum)
 
-    assert start.wait(timeout=30) == 130
+    assert start.wait(timeout=PATIENCE) == code
     assert gone(pid)
     assert bench.status() == (3, "stopped")
 
@@ -320,6 +323,17 @@ def test_what_it_prints_before_ready_reaches_the_caller(bench):
     assert "late\n" in bench.log()
     assert "late, from C\n" in bench.log()
     assert "early" not in bench.log()
+
+
+@pytest.mark.parametrize("command", ["start", "restart"])
+def test_an_answer_in_json_stands_alone_on_stdout(bench, command):
+    """What the program prints before it is ready goes to stderr then."""
+    bench.program("print('at import')\nasync def main(ctx):\n    print('early')\n    ctx.ready()\n")
+
+    done = bench.dari(command, "app.py:main", "--json")
+
+    assert json.loads(done.stdout)["ok"]
+    assert {"at import", "early"} <= set(done.stderr.splitlines())
 
 
 def test_command_substitution_returns(bench):

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from dari.daemon.commands import operate
 from dari.daemon.commands.operate import Report
 from dari.daemon.config import KEYS, Settings, resolve
-from dari.daemon.lifecycle import Exit, Refused, StartFailed
+from dari.daemon.lifecycle import STATUS_EXIT, Exit, Refused, StartFailed, State
 from dari.daemon.rights.accounts import account
 from dari.exceptions import ConfigError, DaemonError
 
@@ -101,7 +101,16 @@ def main(
         report = Report(Exit.FAILED, str(error), {})
     except KeyboardInterrupt:
         report = Report(130, "interrupted", {})  # 128 + SIGINT, as shells count
-    if arguments["json"]:
+    try:
+        _answer(report, command, name, as_json=arguments["json"], refused=refused)
+        sys.stdout.flush()
+    except OSError as error:
+        return _unheard(error, command, report.code)
+    return report.code
+
+
+def _answer(report: Report, command: str, name: str | None, *, as_json: bool, refused: bool) -> None:
+    if as_json:
         import json
 
         head = {"action": command, "name": name, "ok": report.code == Exit.DONE, "code": int(report.code)}
@@ -110,7 +119,17 @@ def main(
         print(report.text)
     else:
         _say(name or "dari", report.text, report.details, to=sys.stderr if refused else sys.stdout)
-    return report.code
+
+
+def _unheard(error: OSError, command: str, code: int) -> int:
+    """The answer could not be written: whoever read it has gone (`| head`), which is no failure, or a disk is full."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)  # what is left in the buffer is written at exit, and would fail once more
+    os.close(devnull)
+    if isinstance(error, BrokenPipeError):
+        return code
+    print(f"dari: {command}: the answer could not be written: {error.strerror}", file=sys.stderr)
+    return STATUS_EXIT[State.UNKNOWN] if command == "status" else Exit.FAILED
 
 
 def _lines(text: str) -> int:
@@ -163,6 +182,7 @@ def _settings(arguments: dict[str, Any], own_target: str | None, keywords: Mappi
 
 def _perform(command: str, settings: Settings, arguments: dict[str, Any]) -> Report:
     strict: bool = arguments["strict"]
+    stdout = 2 if arguments["json"] else 1  # the program's: the answer stands on stdout alone
     if command == "status":
         from dari.daemon.commands.status import status
 
@@ -178,7 +198,7 @@ def _perform(command: str, settings: Settings, arguments: dict[str, Any]) -> Rep
     if command == "stop":
         return operate.stop(settings, strict=strict)
     if command == "restart":
-        return operate.restart(settings)
+        return operate.restart(settings, stdout=stdout)
     if command == "reload":
         from dari.daemon.commands.reload import reload
 
@@ -196,7 +216,7 @@ def _perform(command: str, settings: Settings, arguments: dict[str, Any]) -> Rep
         return dump.dump(settings)
     if command == "run":
         operate.run(settings)
-    return operate.start(settings, strict=strict)
+    return operate.start(settings, strict=strict, stdout=stdout)
 
 
 def _say(name: str, text: str, details: tuple[str, ...], *, to: TextIO) -> None:

@@ -103,13 +103,16 @@ def replace_process(settings: Settings) -> NoReturn:
         raise
 
 
-def start(settings: Settings) -> int:
-    """Start the service and return its pid once it is ready; `StartFailed` or `Refused` otherwise."""
+def start(settings: Settings, *, stdout: int = 1) -> int:
+    """Start the service and return its pid once it is ready; `StartFailed` or `Refused` otherwise.
+
+    What the program prints until then goes to the descriptor `stdout`.
+    """
     _open_standard_descriptors()
     sockets = passed(os.environ, pid=os.getpid())
     lock = take_lock(settings)
     try:
-        return _Launch(settings, lock, sockets).run()
+        return _Launch(settings, lock, sockets, stdout).run()
     finally:
         os.close(lock)  # closing is not unlocking: the service has the same open file description
 
@@ -117,8 +120,9 @@ def start(settings: Settings) -> int:
 class _Launch:
     """One start, from the fork to the word "ready" or the end of it. Lives in the launcher."""
 
-    def __init__(self, settings: Settings, lock: int, sockets: list[Passed]) -> None:
+    def __init__(self, settings: Settings, lock: int, sockets: list[Passed], stdout: int) -> None:
         self._settings = settings
+        self._stdout = stdout
         self._lock = lock
         self._sockets = sockets
         self._service: Handle | None = None
@@ -134,6 +138,7 @@ class _Launch:
             command(self._settings, handover),
             for_service(os.environ, self._settings, detached=True),
             [self._lock, status_w, handover, *(each.fd for each in self._sockets)],
+            self._stdout,
         )
         _flush()
         mask = signals.block()
@@ -145,8 +150,9 @@ class _Launch:
         try:
             for fd in (status_w, verdict_w, release_r, handover):
                 os.close(fd)
-            signals.restore(mask)  # from here on Ctrl-C may end the start
-            return self._await_ready(status, verdict)
+            with signals.leaving():
+                signals.restore(mask)  # from here on Ctrl-C and TERM may end the start
+                return self._await_ready(status, verdict)
         except BaseException:
             self._end_service(status, verdict)
             raise
@@ -273,6 +279,7 @@ class _Image(NamedTuple):
     argv: list[str]
     environ: dict[str, str]
     descriptors: list[int]
+    stdout: int
 
 
 def _be_middle(service: _Image, lock: int, status: int, verdict: int, release: int) -> NoReturn:
@@ -319,6 +326,8 @@ def _be_service(service: _Image, lock: int, status: int) -> NoReturn:
         # The pid, the start time and the number of the lock's descriptor all survive the exec.
         write_record(lock, Record(Identity.of(os.getpid()), State.STARTING, lock))
         _let_through(service.descriptors)
+        if service.stdout != 1:
+            os.dup2(service.stdout, 1)
         os.execve(service.argv[0], service.argv, service.environ)
     except BaseException as error:  # noqa: BLE001 - this process has no other way to tell
         word = {"event": "failed", "by": "dari", "text": f"{type(error).__name__}: {error}"}

@@ -47,6 +47,29 @@ def restore(mask: set[signal.Signals | int]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
+@contextlib.contextmanager
+def leaving() -> Generator[None, None, None]:
+    """In a command: TERM and HUP raise SystemExit in here, so that it tidies up as after Ctrl-C.
+
+    They end it at once where they come again, as ever. Only where nobody else has a handler, and only the main thread
+    can have one.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    taken = [each for each in (signal.SIGTERM, signal.SIGHUP) if ours and signal.getsignal(each) is signal.SIG_DFL]
+
+    def leave(signum: int, _: FrameType | None) -> None:
+        signal.signal(signum, signal.SIG_DFL)
+        raise SystemExit(128 + signum)
+
+    for each in taken:
+        signal.signal(each, leave)
+    try:
+        yield
+    finally:
+        for each in taken:
+            signal.signal(each, signal.SIG_DFL)
+
+
 def reset_dispositions() -> None:
     """Undo what nohup, `sh -c 'cmd &'` or the caller left ignored: an ignored signal survives fork and exec."""
     for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}:

@@ -33,8 +33,11 @@ class Report(NamedTuple):
     details: tuple[str, ...] = ()  # further lines for people
 
 
-def start(settings: Settings, *, strict: bool) -> Report:
-    """Start the service and wait until it is ready; join a start that is under way."""
+def start(settings: Settings, *, strict: bool, stdout: int = 1) -> Report:
+    """Start the service and wait until it is ready; join a start that is under way.
+
+    What the program prints until then goes to the descriptor `stdout`.
+    """
     if os.getpid() == 1:
         text = "this is process 1: the container would end with the command, and the service with it; use `dari run`"
         raise Refused(Exit.NOT_POSSIBLE, text)
@@ -43,7 +46,7 @@ def start(settings: Settings, *, strict: bool) -> Report:
     began = time.monotonic()
     while True:
         try:
-            pid = launch.start(settings)
+            pid = launch.start(settings, stdout=stdout)
         except Refused as refused:
             if refused.code is not Exit.ALREADY_RUNNING:
                 raise
@@ -237,7 +240,7 @@ def check(settings: Settings) -> Report:
     return Report(Exit.DONE, "\n".join(lines), fields)
 
 
-def restart(settings: Settings) -> Report:
+def restart(settings: Settings, *, stdout: int = 1) -> Report:
     """Stop and start again; the running one is left alone when the configuration or TARGET is broken."""
     from dari.daemon.commands.check import check_target
 
@@ -247,5 +250,5 @@ def restart(settings: Settings) -> Report:
         text = f"{checked.text}\n{settings.target} cannot be started, so what runs was left alone ({seen.text})"
         return Report(checked.code, text, {"state": seen.state.value, "pid": seen.pid, "stopped": None})
     stopped = stop(settings, strict=False)
-    report = start(settings, strict=False)
+    report = start(settings, strict=False, stdout=stdout)
     return report._replace(fields={**report.fields, "stopped": stopped.fields["pid"]})
