@@ -217,7 +217,7 @@ def test_start_timeout_kills_who_ignores_term(bench):
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_interrupted_start_leaves_nothing(bench, until, gone, signum, code):
-    """Ctrl-C while `start` waits, a `timeout 5 dari start`, a closed terminal: the service that was started is stopped."""
+    """Ctrl-C while `start` waits, a `timeout 5 dari start`, a closed terminal: what was started is stopped."""
     bench.program("import asyncio\nasync def main(ctx):\n    await asyncio.sleep(3600)\n")
     start = bench.popen("start", "app.py:main")
     [pid] = until(bench.witnesses)
