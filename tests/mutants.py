@@ -106,8 +106,8 @@ MUTANTS = {
     ),
     "what goes at once counts as a turn of the lane that is served": Mutant(
         "drivers/asyncio_ready.py",
-        "self._left = self._paused = left - 1",
-        "self._left = left - 1",
+        "self._left = self._passed = self._left - 1",
+        "self._left = self._left - 1",
         "tests/drivers/test_host_queue.py",
     ),
     "a descriptor is told of again and again": Mutant(

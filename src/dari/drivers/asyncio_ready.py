@@ -17,6 +17,7 @@ next batch is as long as this one has become, and those after it grow again.)
 
 from __future__ import annotations
 
+from math import inf
 from random import Random
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
@@ -62,7 +63,7 @@ class Ready(Lanes[Handle]):
         "_items",
         "_left",
         "_most",
-        "_paused",
+        "_passed",
         "_priority",
         "_serving",
         "_size",
@@ -91,35 +92,40 @@ class Ready(Lanes[Handle]):
         self._incoming = incoming
         self.append = incoming.append  # from any thread
         self._by_priority: dict[int, Lane[Handle]] = {}
-        self._end = 0.0  # of the present batch; 0: it has not begun
+        self._end = inf  # of the present batch
         self._asked = self._most = _BATCH  # callbacks in this batch, and at most in the next one
         self._skipped = 0  # of this batch, because its time was over
-        # The lane that is being served (it may be empty), and how many may be taken until another may be due:
-        self._serving: Lane[Handle] | None = None
-        self._priority: int = 0  # of that lane
-        self._items: Any = None  # of that lane
+        # The lane that is being served, which may be empty; and what is the same, written out:
+        self._serving: Any = None
+        self._priority: Any = None
+        self._items: Any = None
+        # How many are taken until another may be due, how many of them are left, and how many were when the last one
+        # was let pass by the lane that is served:
         self._size = self._left = 0
-        self._paused = -1  # what was left when something more urgent was taken last
+        self._passed = -1
 
     def __bool__(self) -> bool:
-        if self._incoming or self._waiting():
+        if self._incoming:
             return True
+        for lane in self._order:
+            if lane.items:
+                return True
         self.events.clear()  # an interrupt may have left some
         return False
 
     def __len__(self) -> int:
         """How many the loop shall run before it looks at its sockets and timers again."""
-        self._end = 0.0
+        self._end = monotonic() + self.batch_seconds
         if self._skipped:
             self._most = max(1, self._asked - self._skipped)
             self._skipped = 0
         elif self._asked == self._most:
             self._most = min(_BATCH, self._most + 1 + self._most // 8)
-        self._asked = min(len(self._incoming) + self._waiting(), self._most)
+        ready = len(self._incoming)
+        for lane in self._order:
+            ready += len(lane.items)
+        self._asked = min(ready, self._most)
         return self._asked
-
-    def _waiting(self) -> int:
-        return sum([len(lane.items) for lane in self._order])
 
     def __iter__(self) -> Iterator[Handle]:
         yield from self.waiting()
@@ -134,42 +140,40 @@ class Ready(Lanes[Handle]):
             self._unlist(lane)
 
     def popleft(self) -> Handle:
-        now = monotonic()
-        if now >= self._end and self._is_over(now):
+        if monotonic() >= self._end and self._is_over():
             return _NOTHING
         handle: Handle
         incoming = self._incoming
         while incoming:
             handle = incoming.popleft()
             priority = handle._context.get(chain_priority, 0)
-            if not self._left:
-                self._sort(handle, priority)
-            elif priority == self._priority:
+            if priority == self._priority:
                 self._items.append(handle)
-            elif priority > self._priority or incoming:
+            elif not self._left or priority > self._priority or incoming:
                 self._sort(handle, priority)
             else:
                 self._let_pass()
                 break
         else:
             left = self._left
-            if left and self._items:
+            if not left:
+                handle = self._choose()
+            else:
+                if not self._items:
+                    self._leave()
+                    self._serve(self._best())
                 handle = self._items.popleft()
                 self._left = left - 1
-            else:
-                handle = self._choose()
         if self.events:
             self.events.discard(id(handle))
         return handle
 
-    def _is_over(self, now: float) -> bool:
+    def _is_over(self) -> bool:
         """The time of the batch, for which `popleft` is asked as often as `len` has said, whatever comes."""
-        if not self._end:
-            self._end = now + self.batch_seconds
-        elif not self.is_stopping():
-            self._skipped += 1
-            return True
-        return False
+        if self.is_stopping():
+            return False
+        self._skipped += 1
+        return self._skipped < self._asked  # one is run in any case
 
     def most_urgent(self) -> int | None:
         while self._incoming:
@@ -179,25 +183,39 @@ class Ready(Lanes[Handle]):
         return super().most_urgent()
 
     def _sort(self, handle: Handle, priority: int) -> None:
-        """Into its lane. If that was empty, and goes before the one that is served, that is served no further."""
+        """Into its lane; which is served at once, if it goes before the one that is."""
         lane = self._by_priority.get(priority)
         if lane is None:
             lane = self._by_priority[priority] = self.lane(priority)
         lane.items.append(handle)
         if not lane._listed:
-            if self._left and priority < self._priority:
-                self._settle()
             self._list(lane)
+            if self._left and priority < self._priority:
+                self._leave()
+                self._serve(lane)
 
     def _let_pass(self) -> None:
         """One goes at once, as it is more urgent and nothing else of that priority is here: no lane changes for it.
 
         For the bound it counts as any other, and the lane that is served has let it pass.
         """
-        left = self._left
-        if left != self._paused:
-            self._serving._since = self._taken + self._size - left  # type: ignore[union-attr] # of which some are left
-        self._left = self._paused = left - 1
+        if self._left != self._passed:
+            self._serving._since = self._taken + self._size - self._left
+        self._left = self._passed = self._left - 1
+
+    def _serve(self, lane: Lane[Handle]) -> None:
+        self._serving, self._priority, self._items = lane, lane.rank >> 1, lane.items
+        self._passed = -1
+
+    def _leave(self) -> None:
+        """The lane that was served is so no longer."""
+        lane = self._serving
+        if lane.items:
+            if self._left != self._passed:
+                lane._since = self._taken + self._size - self._left
+            self._order.move_to_end(lane)
+        else:
+            self._unlist(lane)
 
     def _choose(self) -> Handle:
         """Whose turn it is, as in `Lanes.pop`: from now on that lane is served. Gives its first."""
@@ -219,21 +237,14 @@ class Ready(Lanes[Handle]):
             if lane is oldest:
                 oldest = next(oldest_first)
             size = oldest._since + limit - self._taken
-        self._serving, self._priority, self._items = lane, lane.rank >> 1, lane.items
+        self._serve(lane)
         self._size, self._left = size, max(0, size - 1)
         return lane.next()
 
     def _settle(self) -> None:
-        """The lane that was served is so no longer: count what was taken meanwhile."""
-        lane = self._serving
-        if lane is not None:
+        """No lane is served any more: count what was taken meanwhile."""
+        if self._serving is not None:
+            self._leave()
             self._taken += self._size - self._left
-            if not lane.items:
-                self._unlist(lane)
-            else:
-                if self._left != self._paused:
-                    lane._since = self._taken
-                self._order.move_to_end(lane)
-            self._serving = None
             self._left = 0
-            self._paused = -1
+            self._serving = self._priority = None
