@@ -160,8 +160,7 @@ class Ready(Lanes[Handle]):
                 handle = self._choose()
             else:
                 if not self._items:
-                    self._leave()
-                    self._serve(self._best())
+                    self._go_on()
                 handle = self._items.popleft()
                 self._left = left - 1
         if self.events:
@@ -216,6 +215,14 @@ class Ready(Lanes[Handle]):
             self._order.move_to_end(lane)
         else:
             self._unlist(lane)
+
+    def _go_on(self) -> None:
+        """The lane that is served is empty: the most urgent is, from now on. None is due, as some are left."""
+        if len(self._order) == 1:
+            self._settle()
+            raise IndexError("nothing is ready")
+        self._leave()
+        self._serve(self._best())
 
     def _choose(self) -> Handle:
         """Whose turn it is, as in `Lanes.pop`: from now on that lane is served. Gives its first."""
