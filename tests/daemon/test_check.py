@@ -154,6 +154,12 @@ def test_what_the_program_leaves_behind_keeps_nobody_waiting(bench):
         (MAIN, "[daemon\n", 6, "dari.toml: "),
         (f"{MAIN}\n    main = dari.Daemon(main, parse=lambda raw: raw['app'])\n", "", 6, "parse: KeyError: 'app'"),
         (f"{MAIN}\n    main = dari.Daemon(main, umask='077')\n", "", 6, "says umask='077'"),
+        (
+            MAIN,
+            "[daemon.control]\nhealth = '8.8.8.8:8086'\n",
+            1,
+            "cannot listen on [daemon.control] health = 8.8.8.8:8086",
+        ),
         ("import time\ntime.sleep(60)\n", "", 5, "still being imported after 1 s"),
     ],
 )

@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any, Final
 
 from dari.daemon.answer import Answer, forget_answer
@@ -23,9 +23,9 @@ from dari.daemon.context import Context
 from dari.daemon.control.listening import Doors, open_doors
 from dari.daemon.importing import Program
 from dari.daemon.launch import Handover
-from dari.daemon.lifecycle import TRANSITIONS, Event, Exit, Failure, State
+from dari.daemon.lifecycle import TRANSITIONS, Event, State
 from dari.daemon.listeners import Listener, Listeners
-from dari.daemon.logs.log import Log
+from dari.daemon.logs.log import Log, opening_log
 from dari.daemon.notify import take as take_supervisor
 from dari.daemon.pidfile import Record, Reloads, clear, write_record
 from dari.daemon.pooling import ServicePool
@@ -72,14 +72,14 @@ class Service:
     def become_user(self) -> None:
         """Leave root's rights behind, where `user` says so, and what was opened with them open."""
         if who := account(self.settings.user, self.settings.group):
-            with self._opening_log() as (path, create_directory):
+            with opening_log(self.settings, detached=self.detached) as (path, create_directory):
                 if path is not None:
                     give_log(path, who, create_directory=create_directory)
             drop(who)
             require_access(self.settings, who, log=path)
 
     def open_log(self) -> None:
-        with self._opening_log() as (path, create_directory):
+        with opening_log(self.settings, detached=self.detached) as (path, create_directory):
             self._log = Log(path, self.settings, create_directory=create_directory, detached=self.detached)
         faulthandler.enable(self._log.fd)  # a crash of C code shows its stack: the descriptor's number never changes
         atexit.register(self._log.end_output)
@@ -87,16 +87,6 @@ class Service:
             _LOGGER.warning("every reload will be refused: this user cannot read %s", self.settings.config)
         if self.doors.missing:
             self._log.tell(f"nobody can ask this service: {self.doors.missing}", level=logging.WARNING)
-
-    @contextlib.contextmanager
-    def _opening_log(self) -> Generator[tuple[str | None, bool]]:
-        told = self.settings.told("logfile")
-        path = self.settings.logfile if self.detached or told else None
-        try:
-            yield path, not told
-        except OSError as error:
-            code = Exit.NOT_PERMITTED if isinstance(error, PermissionError) else Exit.FAILED
-            raise Failure(code, f"cannot open the log {path}: {error.strerror}") from error
 
     def open_doors(self) -> None:
         self.doors = open_doors(self.settings)

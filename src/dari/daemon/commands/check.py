@@ -1,8 +1,9 @@
 """`dari check`: what a start would find, without one. `restart` asks the same before it stops anything.
 
-The configuration is resolved by now; what is left is TARGET. It is imported in a process of its own (a program may
-start threads, take ports or leave the interpreter at import), in the directory and with the umask of a real start,
-and `Daemon(parse=…)` is shown the file. Main is never called.
+The configuration is resolved by now; what is left are the files and the port that a start opens (`places`), and
+TARGET. It is imported in a process of its own (a program may start threads, take ports or leave the interpreter at
+import), in the directory and with the umask of a real start, and `Daemon(parse=…)` is shown the file. Main is never
+called.
 
 The child tells what it found in a file without a name, not in a pipe: nobody has to read while it runs, and a process
 that the program leaves behind cannot keep us waiting for its end.
@@ -24,7 +25,7 @@ from dari.daemon.rights.environment import for_service
 
 
 class Checked(NamedTuple):
-    """What a check found: an exit code (0, 5 or 6), what is wrong, and which values came from a `Daemon`'s keywords."""
+    """What a check found: an exit code of `start`, what is wrong, and which values a `Daemon`'s keywords gave."""
 
     code: int
     text: str
@@ -32,7 +33,7 @@ class Checked(NamedTuple):
 
 
 def check_target(settings: Settings) -> Checked:
-    """Import TARGET in a process of its own, which has `start_timeout` for it."""
+    """Try places and TARGET in a process of their own, which has `start_timeout` for it."""
     with tempfile.TemporaryFile() as words:
         handover = launch.hand_over(launch.Handover("check", settings, -1, words.fileno()))
         try:

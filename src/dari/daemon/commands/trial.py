@@ -1,4 +1,4 @@
-"""The process of `dari check`: imports TARGET as a start would, shows it the configuration, and calls no main.
+"""The process of `dari check`: tries a start's places, imports TARGET, shows it the configuration, calls no main.
 
 `python -m dari.daemon.commands.trial NAME TARGET --handover=FD`, started by `check` alone.
 """
@@ -11,9 +11,10 @@ import os
 import sys
 from typing import Any, Final, NoReturn
 
+from dari.daemon.commands.places import try_own_log, try_places
 from dari.daemon.importing import import_program
 from dari.daemon.launch import read_handover
-from dari.daemon.lifecycle import Exit, Failure
+from dari.daemon.lifecycle import Exit, Failure, Refused
 from dari.daemon.reload import make_config
 from dari.daemon.rights.accounts import account
 from dari.daemon.rights.privileges import drop, require_access
@@ -31,15 +32,18 @@ def main(argv: list[str]) -> NoReturn:
     code, text = Exit.DONE, ""
     keywords: dict[str, Any] = {}
     try:
+        who = account(settings.user, settings.group)
+        try_places(settings, who)
         settle(settings, detached=True)
-        if who := account(settings.user, settings.group):
+        if who is not None:
             drop(who)
             require_access(settings, who, log=settings.logfile)
+            try_own_log(settings, who)
         go_home(settings, detached=True)
         program = import_program(settings)
         keywords = {key: value for key, value in program.keywords.items() if not settings.told(key)}
         make_config(settings.config, program.parse)
-    except Failure as failure:
+    except (Failure, Refused) as failure:
         code, text = failure.code, str(failure)
     except ConfigError as error:
         code, text = Exit.BAD_CONFIG, str(error)

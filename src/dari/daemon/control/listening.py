@@ -70,8 +70,7 @@ def open_control(path: str, mode: int) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     _leave_to_parent(listening)
     try:
-        if reason := distrusted(os.path.dirname(path)):
-            raise Failure(Exit.NOT_PERMITTED, f"{reason}: no place for a control socket")
+        _require_trust(path)
         remove_stale(path)
         os.fchmod(listening.fileno(), mode)
         with reachable(path) as short:
@@ -86,6 +85,23 @@ def open_control(path: str, mode: int) -> socket.socket:
     return listening
 
 
+def try_control(path: str) -> None:
+    """Raise what `open_control` would, and make nothing."""
+    try:
+        _require_trust(path)
+        _is_stale(path)
+        nobody = contextlib.suppress(FileNotFoundError, ConnectionRefusedError)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial, reachable(path) as short, nobody:
+            trial.connect(short)  # which says of a path's length what bind does
+    except OSError as error:
+        raise _refusal(path, error) from error
+
+
+def _require_trust(path: str) -> None:
+    if reason := distrusted(os.path.dirname(path)):
+        raise Failure(Exit.NOT_PERMITTED, f"{reason}: no place for a control socket")
+
+
 def tidy_up(path: str) -> None:
     """After the end of a service: remove what it could not remove by itself. Only for the holder of its lock."""
     if path:
@@ -95,10 +111,15 @@ def tidy_up(path: str) -> None:
 
 def remove_stale(path: str) -> None:
     """Remove what a killed service has left; `Failure` where that is no socket, or one that somebody listens on."""
+    if _is_stale(path):
+        os.unlink(path)
+
+
+def _is_stale(path: str) -> bool:
     try:
         facts = os.lstat(path)
     except FileNotFoundError:
-        return
+        return False
     if not stat.S_ISSOCK(facts.st_mode):
         raise Failure(Exit.FAILED, f"{path} is no socket, so none can be made there: remove it, or name another place")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial, reachable(path) as short:
@@ -106,8 +127,7 @@ def remove_stale(path: str) -> None:
         try:
             trial.connect(short)
         except ConnectionRefusedError:
-            os.unlink(path)
-            return
+            return True
         except BlockingIOError:  # so many callers wait that there is no room for one more
             pass
     raise Failure(Exit.FAILED, f"somebody else listens on the socket {path}; give another [daemon.control] socket")

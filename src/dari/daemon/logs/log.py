@@ -8,14 +8,17 @@ be told. Append mode is what makes logrotate's copytruncate work.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import stat
 import threading
+from collections.abc import Generator
 from typing import Final
 
 from dari.daemon.config import Settings
+from dari.daemon.lifecycle import Exit, Failure
 from dari.daemon.logs.format import as_bytes, make_formatter
 from dari.daemon.logs.output import Outputs
 from dari.daemon.logs.rotation import Rotation
@@ -27,6 +30,18 @@ _NO_FILE: Final = {
     errno.ENXIO: "it is not a regular file; remove it",
     errno.EISDIR: "it is a directory",
 }
+
+
+@contextlib.contextmanager
+def opening_log(settings: Settings, *, detached: bool) -> Generator[tuple[str | None, bool]]:
+    """Give the log's path (None: stderr) and whether its directory is ours to make; OSErrors become `Failure`."""
+    told = settings.told("logfile")
+    path = settings.logfile if detached or told else None
+    try:
+        yield path, not told
+    except OSError as error:
+        code = Exit.NOT_PERMITTED if isinstance(error, PermissionError) else Exit.FAILED
+        raise Failure(code, f"cannot open the log {path}: {error.strerror}") from error
 
 
 def open_log(path: str, *, create_directory: bool) -> int:

@@ -33,19 +33,25 @@ _DARI: Final = os.path.abspath(__file__)
 
 def give_log(path: str, who: Account, *, create_directory: bool) -> None:
     """As root: see that the log exists and is the user's, if root may touch it at all."""
-    directory = os.path.dirname(path)
-    try:
-        if os.stat(directory).st_uid == who.uid or distrusted(directory):
-            return  # his own business, with his own rights
-    except FileNotFoundError:
-        if not create_directory:
-            raise
+    if not is_for_root(path, who, create_directory=create_directory):
+        return
     fd = open_log(path, create_directory=create_directory)
     try:
         if os.fstat(fd).st_uid == 0:
             os.fchown(fd, who.uid, who.gid)
     finally:
         os.close(fd)
+
+
+def is_for_root(path: str, who: Account, *, create_directory: bool) -> bool:
+    """Tell whether root sees to the user's log, or leaves it to him and his own rights."""
+    directory = os.path.dirname(path)
+    try:
+        return os.stat(directory).st_uid != who.uid and not distrusted(directory)
+    except FileNotFoundError:
+        if not create_directory:
+            raise
+        return True
 
 
 def drop(who: Account) -> None:
