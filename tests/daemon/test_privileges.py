@@ -301,9 +301,12 @@ def test_a_group_alone(service):
 def test_only_root_becomes_somebody_else(service):
     """Somebody else who tries is told so (4); himself he is already."""
     he = {"user": NOBODY.pw_uid, "group": NOBODY.pw_gid, "extra_groups": []}
+    his = service.directory / "his"
+    his.mkdir()
+    os.chown(his, NOBODY.pw_uid, NOBODY.pw_gid)
 
     other = service.dari("start", "app.py:main", "--user", "daemon", **he)
-    himself = service.dari("check", "app.py:main", **he)
+    himself = service.dari("check", "app.py:main", "--rundir", "his", "--logfile", "his/app.log", **he)
 
     assert (other.returncode, himself.returncode) == (4, 0), (other, himself)
     assert "only root may start it as 'daemon'" in other.stderr
