@@ -163,8 +163,8 @@ def test_hooks_after_a_failure_and_jobs_that_are_stuck(bench):
 
     assert (done.returncode, done.stdout) == (1, "hook\njob\n")
     assert "RuntimeError: no disk" in bench.log()
-    assert "1 jobs of the pool had not ended in time" in bench.log()
-    assert "the process exits without 1 jobs of pool 'app'" in done.stderr
+    assert "1 job of the pool had not ended in time" in bench.log()
+    assert "the process exits without 1 job of pool 'app'" in done.stderr
     assert "stuck" in done.stderr
 
 

@@ -163,6 +163,13 @@ def test_options_that_make_no_sense_are_refused(options):
         Pool(**options)
 
 
+@pytest.mark.parametrize("options", [{"exit_timeout": None}, {"exit_timeout": "x"}, {"idle_timeout": "x"}])
+def test_durations_that_are_no_numbers_are_refused(options):
+    """Where the pool is made, not at its end."""
+    with pytest.raises(TypeError, match=f"{next(iter(options))} is a number of seconds, 0 or more, not"):
+        Pool(**options)
+
+
 def test_an_initializer_must_be_callable():
     """Told where the pool is made, not in a worker."""
     with pytest.raises(TypeError, match="initializer"):

@@ -219,12 +219,13 @@ def test_a_full_queue_that_raises_raises_here_too(make_pool, gate):
 
 @LOOPS
 def test_the_default_executor_of_a_loop_is_the_pool(make_pool, new_loop):
-    """to_thread and run_in_executor run on it, contexts travel; the end of asyncio.run shuts the face down only."""
+    """to_thread and run_in_executor run on it, contexts and names travel; the end of the loop ends the face only."""
     pool = make_pool(2, thread_name_prefix="mine")
     user = contextvars.ContextVar("user")
 
     def who():
-        return user.get(), current_job().priority, threading.current_thread() is not threading.main_thread()
+        in_a_thread = threading.current_thread() is not threading.main_thread()
+        return user.get(), current_job().priority, current_job().name.rpartition(".")[2], in_a_thread
 
     async def main():
         loop = asyncio.get_running_loop()
@@ -237,7 +238,7 @@ def test_the_default_executor_of_a_loop_is_the_pool(make_pool, new_loop):
     with asyncio.Runner(loop_factory=new_loop) as runner:
         answers = runner.run(main())
 
-    assert answers == (2**100 - 1, True, ("me", 0, True), ("me", 0, True))
+    assert answers == (2**100 - 1, True, ("me", 0, "who", True), ("me", 0, "who", True))
     assert pool.stats().completed >= 102
     assert pool.submit(pow, 2, 3).result() == 8
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
+import warnings
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 import dari
 from dari.exceptions import BlockingCallError, JobCancelled, PoolClosed, QueueShutDown
@@ -20,6 +23,10 @@ def double(n):
 
 async def taken(mapped):
     return [result async for result in mapped]
+
+
+async def the_next(mapped):
+    return await mapped.get(default="end")
 
 
 def by_get(mapped):
@@ -187,8 +194,11 @@ def test_a_cancelled_taker_closes_it_and_waits(one, library):
             pass
         ended.append(n)
 
+    maps = []
+
     async def take():
-        async for _ in one.map(work, range(9)):
+        maps.append(one.map(work, range(9)))
+        async for _ in maps[0]:
             pass
 
     async def in_asyncio():
@@ -208,6 +218,7 @@ def test_a_cancelled_taker_closes_it_and_waits(one, library):
 
     library.run(in_asyncio() if library is asyncio else in_trio)
     assert (ended, one.stats().queued, one.stats().running) == ([0], 0, 0)
+    assert asyncio.run(the_next(maps[0])) == "end"  # closed, and nobody's
 
 
 def test_a_task_that_is_cancelled_closes_it_and_waits(one):
@@ -274,6 +285,25 @@ def test_it_has_one_taker_at_a_time(one, gate):
         return await first
 
     assert asyncio.run(main()) == [2]
+
+
+def test_a_second_taker_in_trio_is_told_and_nothing_else(one, gate):
+    """Told before anything is awaited: no coroutine of dari's is left that nobody awaited."""
+    gate.hold(one)
+    mapped = one.map(double, [1])
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(taken, mapped)
+            await wait_all_tasks_blocked()
+            with pytest.raises(RuntimeError, match="one taker"):
+                await mapped.get()
+            gate.open()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trio.run(main)
+        gc.collect()
 
 
 def test_get_without_a_default_says_when_nothing_is_left(one):

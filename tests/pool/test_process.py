@@ -8,6 +8,8 @@ import textwrap
 
 import pytest
 
+from dari.pool import process
+
 
 def python(program):
     """Run it: exit code, what it printed and told. One that does not exit by itself is a failure."""
@@ -44,6 +46,24 @@ def test_the_process_exits_although_a_job_is_stuck():
     assert "3 more never started" in error
 
 
+def test_who_left_a_block_by_an_error_has_waited_already(make_pool, gate, monkeypatch):
+    """The exit of the process does not wait for `exit_timeout` once more, but for what is left of it."""
+    given_up, left_as_usual = make_pool(1, exit_timeout=50), make_pool(1, exit_timeout=50)
+    for pool in (given_up, left_as_usual):
+        gate.hold(pool)
+    given_up._desk.close(cancel=True, ask=True)
+    given_up._desk.given_up -= 30
+    waits = {}
+    monkeypatch.setattr(process, "_crews", {given_up._crew, left_as_usual._crew})
+    monkeypatch.setattr(process, "_name_the_stuck", lambda crew: None)
+    monkeypatch.setattr(process, "wait_until_idle", lambda desk, timeout: waits.setdefault(desk, timeout) < 0)
+
+    process._at_exit()
+
+    assert waits[given_up._desk] <= 20
+    assert waits[left_as_usual._desk] > 20
+
+
 def test_what_is_queued_at_the_exit_runs():
     """And nothing is printed about it; several pools share the clock."""
     code, out, error = python(
@@ -74,7 +94,7 @@ def test_what_is_scheduled_at_the_exit_runs_if_its_time_comes_soon():
     )
 
     assert (code, out) == (0, "ran\n")
-    assert "without 1 jobs of pool 'dari', after 2 s" in error
+    assert "without 1 job of pool 'dari', after 2 s" in error
     assert "1 more never started" in error
 
 

@@ -79,5 +79,6 @@ class ServicePool:
         if desk.unfinished:
             await Drained(desk, max(0.0, min(desk.exit_timeout, seconds)), 0.0)
         if desk.unfinished:
-            _LOGGER.warning("%d jobs of the pool had not ended in time: cancelled, or asked to end", desk.unfinished)
+            jobs = "1 job" if desk.unfinished == 1 else f"{desk.unfinished} jobs"
+            _LOGGER.warning("%s of the pool had not ended in time: cancelled, or asked to end", jobs)
             desk.close(cancel=True, ask=True)

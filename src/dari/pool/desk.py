@@ -281,6 +281,7 @@ class Desk(Salvage):
         if cancel:
             self.cancelling = self.crew.shrinking = True
         if ask:
+            self.given_up = min(self.given_up, monotonic())
             for seat in self.crew.at_work():
                 for running in seat.stack():
                     running._rarely().cancel_requested = True

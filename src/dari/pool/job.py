@@ -18,10 +18,12 @@ Long: a job, its waiters, and how it is run by whoever claims it touch the same 
 from __future__ import annotations
 
 from _thread import _local, allocate_lock
+from contextvars import Context
 from enum import Enum
 from functools import partial
 from threading import TIMEOUT_MAX
 from time import monotonic
+from types import BuiltinMethodType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, final
 
 from dari._kernel.outcome import Error, Value
@@ -35,7 +37,6 @@ from dari.pool.retry import Attempts
 if TYPE_CHECKING:
     from _thread import LockType
     from collections.abc import Callable
-    from contextvars import Context
 
     from dari._kernel.outcome import Outcome
     from dari.pool.clock import Alarm
@@ -536,7 +537,12 @@ def name_of(fn: Callable[..., Any]) -> str:
     try:
         name: object = fn.__qualname__
     except AttributeError:
-        return name_of(fn.func) if isinstance(fn, partial) else type(fn).__name__
+        if not isinstance(fn, partial):
+            return type(fn).__name__
+        inner = fn.func
+        if isinstance(inner, BuiltinMethodType) and isinstance(inner.__self__, Context) and fn.args:
+            inner = fn.args[0]  # `asyncio.to_thread(fn)` hands in `partial(context.run, fn)`
+        return name_of(inner)
     except Exception:  # noqa: BLE001 - a `__getattr__` of somebody's
         return type(fn).__name__
     return str(name)

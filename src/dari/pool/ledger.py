@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from math import inf
 from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,7 @@ class Ledger(Sections):
         self.unfinished = 0  # scheduled, queued and running
         self.room = sys.maxsize if max_queue is None else max_queue  # below 0: workers handed in over the bound
         self.cancelling = False  # closed, and nothing of what is queued is begun any more
+        self.given_up = inf  # when it was closed in a hurry: what runs has `exit_timeout` from then on
         self.draining = False  # closed, but jobs that run may still hand in what they need to end
         self.looks_again = False  # `take` found none, but has not seen all
         self.last_end = 0.0

@@ -210,7 +210,11 @@ class _Of(Remote[T]):
 
     def _outside(self) -> Generator[Any, Any, T]:
         waiting = super()._outside()
-        self._enter()
+        try:
+            self._enter()
+        except BaseException:
+            waiting.close()  # in trio a coroutine, which would complain that nobody awaited it
+            raise
         return waiting
 
     def _enter(self) -> None:
@@ -248,6 +252,7 @@ class _Take(_Of[Any]):
 
     def give_back(self) -> None:
         self._mapped.close()
+        self._mapped._taking.release()
 
     def outcome(self) -> Outcome[Any] | None:
         mapped = self._mapped

@@ -79,7 +79,11 @@ class Place(Remote[Job[T_co]]):
 
     def _outside(self) -> Generator[Any, Any, Job[T_co]]:
         waiting = super()._outside()  # raises where nothing can wait: then nothing must have been submitted
-        self.enter()
+        try:
+            self.enter()
+        except BaseException:
+            waiting.close()  # in trio a coroutine, which would complain that nobody awaited it
+            raise
         return waiting
 
     def enter(self) -> None:

@@ -16,7 +16,7 @@ from operator import index
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, Self, TypeVar, final
 
-from dari._kernel.numbers import finite, limit, whole
+from dari._kernel.numbers import finite, limit, seconds, whole
 from dari._kernel.outcome import Error
 from dari._kernel.scope import CancelScope
 from dari._kernel.world import chain_priority, set_chain_priority, world
@@ -255,9 +255,9 @@ class Pool(View):
             max_queue = whole("max_queue", max_queue, 1, ", or None for no bound")
         if on_full not in ("wait", "raise"):
             raise ValueError(f"on_full must be 'wait' or 'raise', not {on_full!r}")
-        for name, seconds in (("idle_timeout", idle_timeout), ("exit_timeout", exit_timeout)):
-            if seconds is not None and not seconds >= 0:  # NaN is not, either
-                raise ValueError(f"{name} must be a number of seconds, 0 or more, not {seconds!r}")
+        if idle_timeout is not None:
+            seconds("idle_timeout", idle_timeout)
+        seconds("exit_timeout", exit_timeout)
         hooks = Hooks(on_start, on_retry, on_end)
         for name, call in (("initializer", initializer), *hooks._asdict().items()):
             if call is not None and not callable(call):

@@ -69,7 +69,8 @@ def _at_exit() -> None:
         crew.desk.close(cancel=False)
     for crew in crews:
         desk = crew.desk
-        if not wait_until_idle(desk, max(0.0, started + desk.exit_timeout - monotonic())):
+        began = min(started, desk.given_up)  # who left a block by an error has waited there already
+        if not wait_until_idle(desk, max(0.0, began + desk.exit_timeout - monotonic())):
             _name_the_stuck(crew)
             desk.close(cancel=True, ask=True)  # nothing starts now that could not end
 
@@ -81,9 +82,8 @@ def _name_the_stuck(crew: Threads) -> None:
         stuck = [(worker.name, job) for worker in crew.at_work() for job in worker.stack()[:1]]
     stats = desk.stats()
     queued = stats.scheduled + stats.queued
-    lines = [
-        f"dari: the process exits without {desk.unfinished} jobs of pool {desk.name!r}, after {desk.exit_timeout} s:"
-    ]
+    jobs = "1 job" if desk.unfinished == 1 else f"{desk.unfinished} jobs"
+    lines = [f"dari: the process exits without {jobs} of pool {desk.name!r}, after {desk.exit_timeout} s:"]
     lines += [f"  {job!r} on {name}, running for {now - job._started_at:.1f} s" for name, job in stuck]
     if queued:
         lines.append(f"  {queued} more never started")
