@@ -275,6 +275,7 @@ def test_what_a_waiting_job_ran_inline_stands_in_the_queue_once(make_pool, gate)
     def work():
         calls.append(1)
         if len(calls) == 1:
+            time.sleep(0.002)  # longer than the timeout of who waits, who so looks for no second one to run
             raise ValueError("no")
         assert second.wait(10)
 

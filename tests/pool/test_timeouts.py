@@ -182,12 +182,12 @@ def test_a_callback_that_raises_systemexit_does_not_stop_the_clock(one, gate, mo
     """A successor keeps the time."""
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     gate.hold(one)
-    job = one.options(queue_timeout=0.3).submit(int)
 
     def leave(_):
         raise SystemExit
 
-    job.add_done_callback(leave)
+    with one._desk.lock:  # its time cannot come before it has its callback
+        one.options(queue_timeout=0.3).submit(int).add_done_callback(leave)
     later = one.options(queue_timeout=0.4).submit(int)
 
     assert isinstance(later.exception(timeout=10), JobTimeout)
