@@ -7,6 +7,7 @@ import gc
 import os
 import random
 import threading
+import time
 import weakref
 from contextvars import ContextVar
 
