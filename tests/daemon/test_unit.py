@@ -14,6 +14,7 @@ import sys
 
 import pytest
 
+from dari.daemon import cli
 from dari.daemon.commands.unit import logrotate_snippet, systemd_unit
 from dari.daemon.config import resolve
 
@@ -220,4 +221,14 @@ def test_json_and_mistakes(bench):
 
     assert unit.startswith("# app.service")
     assert bench.dari("status", "app.py:main", "--logrotate").returncode == 2
-    assert bench.dari("unit", "--name", "app").returncode == 2
+
+
+@pytest.mark.parametrize("option", [[], ["--logrotate"]])
+def test_an_error_is_no_unit(tmp_path, monkeypatch, capsys, option):
+    """stdout, which goes into a file, has nothing when there is no unit; stderr says why."""
+    monkeypatch.chdir(tmp_path)
+
+    assert cli.main(["unit", "--name", "app", *option]) == 2
+
+    out, err = capsys.readouterr()
+    assert (out, err.split("?")[0]) == ("", "dari: what is to be written down")

@@ -115,7 +115,7 @@ def _answer(report: Report, command: str, name: str | None, *, as_json: bool, re
 
         head = {"action": command, "name": name, "ok": report.code == Exit.DONE, "code": int(report.code)}
         print(json.dumps({**head, "text": report.text, **report.fields}))
-    elif (command == "dump" and report.fields.get("dump")) or report.fields.get("metrics") or command == "unit":
+    elif not refused and (command == "unit" or report.fields.get("dump") or report.fields.get("metrics")):
         print(report.text)
     else:
         _say(name or "dari", report.text, report.details, to=sys.stderr if refused else sys.stdout)
