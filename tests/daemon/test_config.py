@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 
 import pytest
 
 from dari.daemon.config import DEFAULT, freeze, read_file, resolve
-from dari.daemon.lifecycle import Refused
+from dari.daemon.importing import import_program
+from dari.daemon.lifecycle import Failure, Refused
+from dari.daemon.target import load
 from dari.exceptions import ConfigError
 
 
@@ -76,6 +79,27 @@ def test_paths_start_where_they_were_written(tmp_path):
     assert settings.target.directory == str(tmp_path / "etc/bin")
 
 
+@pytest.mark.parametrize("target", ["placed_service:daemon", "placed_service.py:daemon"])
+def test_a_daemons_paths_start_at_its_file(tmp_path, monkeypatch, target):
+    """Wherever its command is called from, and by whatever name it was imported, it is the same service."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    sys.modules.pop("placed_service", None)
+    (tmp_path / "placed_service.py").write_text(
+        "import dari\nasync def main(ctx): ...\n"
+        "daemon = dari.Daemon(main, rundir='run', logfile='log', chdir='~', umask=0o022)\n"
+    )
+    unasked = settle(tmp_path, target=target)  # as `dari start` resolves, which does not import it
+    daemon = load(unasked.target)
+    elsewhere = resolve(command_line={}, target=target, config=None, environ={}, keywords=daemon.keywords, cwd="/")
+
+    assert elsewhere.pidfile == f"{tmp_path}/run/placed_service.pid"
+    assert (elsewhere.logfile, elsewhere.chdir) == (f"{tmp_path}/log", os.path.expanduser("~"))
+    assert elsewhere.umask == 0o022
+    with pytest.raises(Failure, match=f"says logfile='{tmp_path}/log'"):
+        import_program(unasked)
+    assert import_program(settle(tmp_path, target=target, keywords=daemon.keywords)).main is not None
+
+
 @pytest.mark.parametrize(
     ("target", "name"),
     [("dir/indexer.py:daemon", "indexer"), ("package.worker:main", "worker"), ("solo:main.run", "solo")],
@@ -109,6 +133,15 @@ def test_default_places(tmp_path, monkeypatch):
         ("[daemon.log]\nlevle = 'info'\n", ":2: [daemon] log.levle: unknown key; did you mean 'log.level'?"),
         ("x = 1\n[daemon]\nzzz = 1\n", ":3: [daemon] zzz: unknown key; known are name, pidfile,"),
         ("[daemon]\numask = 'abc'\n", ":2: [daemon]: umask must be an octal number in quotes, like \"027\", not 'abc'"),
+        ("[daemon]\numask = 27\n", ':2: [daemon]: umask must be an octal number in quotes, like "027", not 27'),
+        (
+            "[daemon]\numask = '1777'\n",
+            ":2: [daemon]: umask must be an octal number in quotes, like \"027\", not '1777'",
+        ),
+        (
+            "[daemon.control]\nmode = 600\n",
+            ':2: [daemon]: control.mode must be an octal number in quotes, like "600", not 600',
+        ),
         ("[daemon]\nstop_grace = '5'\n", ":2: [daemon]: stop_grace must be a number of seconds above 0, not '5'"),
         ("[daemon]\nstop_grace = -1\n", ":2: [daemon]: stop_grace must be a number of seconds above 0, not -1"),
         (

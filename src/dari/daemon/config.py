@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, NoReturn, cast
 
 from dari.daemon.control.access import CONTROL_DEFAULTS, CONTROL_KEYS
 from dari.daemon.lifecycle import Exit, Refused
-from dari.daemon.quantities import POOL_KEYS, read_bytes, read_descriptors
+from dari.daemon.quantities import POOL_KEYS, read_bytes, read_descriptors, read_octal
 from dari.daemon.rights.accounts import ACCOUNT_KEYS
 from dari.daemon.target import Target, parse
 from dari.exceptions import ConfigError
@@ -82,11 +82,7 @@ def _read_path(value: object, base: str) -> str:
 
 
 def _read_umask(value: object, base: str) -> int:
-    if isinstance(value, str) and re.fullmatch(r"(0o)?[0-7]{1,4}", value):
-        value = int(value.removeprefix("0o"), 8)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 0o777:
-        return value
-    raise ValueError('must be an octal number in quotes, like "027"')
+    return read_octal(value, "027")
 
 
 def _read_seconds(value: object, base: str) -> float:

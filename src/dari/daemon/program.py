@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, final
@@ -13,10 +14,10 @@ from dari.exceptions import DaemonError
 class Daemon:
     """A service: `main` is an async function or a generator function, with or without a parameter for the context.
 
-    The keywords are defaults: command line, environment and file win over them. `dari start module:daemon` starts
-    it. `parse` is given the whole configuration file as a dict, at the start and at every reload: what it returns is
-    `ctx.config`, what it raises refuses the file. `daemon.cli()` under `if __name__ == "__main__":` gives the program
-    a command of its own.
+    The keywords are defaults: command line, environment and file win over them. Relative paths start at the directory
+    of the file that makes the Daemon. `dari start module:daemon` starts it. `parse` is given the whole configuration
+    file as a dict, at the start and at every reload: what it returns is `ctx.config`, what it raises refuses the file.
+    `daemon.cli()` under `if __name__ == "__main__":` gives the program a command of its own.
     """
 
     def __init__(
@@ -41,15 +42,25 @@ class Daemon:
     ) -> None:
         self.main = main
         self.parse = parse
+        # As namedtuple does it: an object does not know its module otherwise.
+        scope = sys._getframe(1).f_globals
+
+        def placed(path: str | None) -> str | None:
+            """A relative path starts at the file that it stands in, whoever asks from wherever."""
+            if not isinstance(path, str) or not path:
+                return path  # its reader says what it must be
+            here = os.path.dirname(os.path.abspath(scope["__file__"])) if "__file__" in scope else os.getcwd()
+            return os.path.join(here, os.path.expanduser(path))
+
         given = {
             "name": name,
-            "pidfile": pidfile,
-            "logfile": logfile,
-            "rundir": rundir,
+            "pidfile": placed(pidfile),
+            "logfile": placed(logfile),
+            "rundir": placed(rundir),
             "user": user,
             "group": group,
-            "umask": umask,
-            "chdir": chdir,
+            "umask": f"{umask:03o}" if isinstance(umask, int) else umask,  # Python has octal numbers, a file has not
+            "chdir": placed(chdir),
             "backend": backend,
             "start_timeout": start_timeout,
             "stop_grace": stop_grace,
@@ -58,9 +69,7 @@ class Daemon:
             "limits.core": limits_core,
         }
         self.keywords: dict[str, object] = {key: value for key, value in given.items() if value is not None}
-        # As namedtuple does it: an object does not know its module otherwise, and `cli` must name it to a fresh
-        # interpreter.
-        self._module = str(sys._getframe(1).f_globals.get("__name__", "__main__"))
+        self._module = str(scope.get("__name__", "__main__"))  # `cli` must name it to a fresh interpreter
 
     def cli(self, argv: Sequence[str] | None = None) -> None:
         """Run the command line (`start`, `stop`, `status`, …) for this service, and exit with its code."""

@@ -1,12 +1,20 @@
-"""The readers of [daemon.limits] and of [pool]: how many, how large, how long.
+"""The readers of numbers: of permissions, of [daemon.limits] and of [pool]; how many, how large, how long.
 
 As in `config`, a reader takes a value and the directory that it was written in; a ValueError says what it must be.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final, cast
+
+
+def read_octal(value: object, like: str) -> int:
+    """Permissions are written in octal, and 27 without quotes would be a decimal number: 033."""
+    if isinstance(value, str) and re.fullmatch(r"(0o?)?[0-7]{1,3}", value):
+        return int(value.removeprefix("0o"), 8)
+    raise ValueError(f'must be an octal number in quotes, like "{like}"')
 
 
 def read_descriptors(value: object, base: str) -> int:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+from dari.daemon.quantities import read_octal
+
 
 def _read_socket(value: object, base: str) -> str:
     if value == "none":
@@ -20,11 +22,7 @@ def _read_socket(value: object, base: str) -> str:
 
 
 def _read_mode(value: object, base: str) -> int:
-    if isinstance(value, str) and re.fullmatch(r"(0o)?[0-7]{1,4}", value):
-        value = int(value.removeprefix("0o"), 8)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 0o777:
-        return value
-    raise ValueError('must be an octal number in quotes, like "600"')
+    return read_octal(value, "600")
 
 
 def _read_uids(value: object, base: str) -> list[int]:
