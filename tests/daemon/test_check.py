@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from dari.daemon.config import KEYS
+from dari.daemon.keys import KEYS
 
 MAIN = """
     import dari

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from dari.daemon.config import DEFAULT, freeze, read_file, resolve
+from dari.daemon.config import DEFAULT, resolve
+from dari.daemon.document import freeze, read_file
 from dari.daemon.importing import import_program
 from dari.daemon.lifecycle import Failure, Refused
 from dari.daemon.target import load

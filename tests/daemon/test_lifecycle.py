@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dari.daemon.config import KEYS
+from dari.daemon.keys import KEYS
 from dari.daemon.lifecycle import SIGNALS, STATUS_EXIT, TRANSITIONS, Event, Exit, Intent, State, Timeline, timeline
 
 

@@ -14,7 +14,8 @@ from typing import Any, TextIO
 
 from dari.daemon.commands import operate
 from dari.daemon.commands.operate import Report
-from dari.daemon.config import KEYS, Settings, resolve
+from dari.daemon.config import Settings, resolve
+from dari.daemon.keys import KEYS
 from dari.daemon.lifecycle import STATUS_EXIT, Exit, Refused, StartFailed, State
 from dari.daemon.rights.accounts import account
 from dari.exceptions import ConfigError, DaemonError

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, NamedTuple
 
-from dari.daemon.config import DEFAULT, KEYS, Settings
+from dari.daemon.config import DEFAULT, Settings
 from dari.daemon.entry import check_main
+from dari.daemon.keys import KEYS
 from dari.daemon.lifecycle import Exit, Failure
 from dari.daemon.logs.log import Log
 from dari.daemon.program import Daemon

@@ -23,8 +23,10 @@ from typing import Any, Final, NamedTuple, Protocol
 from dari._kernel.scope import timeout
 from dari.daemon.answer import Answer, forget_answer, write_answer
 from dari.daemon.callbacks import call, name_of
-from dari.daemon.config import DEFAULTS, TARGET_KEY, Settings, at, file_values, freeze, pool_values, read_file
+from dari.daemon.config import TARGET_KEY, Settings
 from dari.daemon.context import Context, OnReload
+from dari.daemon.document import at, file_values, freeze, pool_values, read_file
+from dari.daemon.keys import DEFAULTS
 from dari.daemon.pidfile import Reloads
 from dari.daemon.runner import Host
 from dari.exceptions import ConfigError

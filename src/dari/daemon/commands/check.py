@@ -19,7 +19,8 @@ import tempfile
 from typing import Any, NamedTuple
 
 from dari.daemon import launch
-from dari.daemon.config import DEFAULT, KEYS, TARGET_KEY, Settings
+from dari.daemon.config import DEFAULT, TARGET_KEY, Settings
+from dari.daemon.keys import KEYS
 from dari.daemon.lifecycle import Exit
 from dari.daemon.rights.environment import for_service
 

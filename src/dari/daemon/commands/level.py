@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dari.daemon.commands.operate import Report, signallable
-from dari.daemon.config import LEVELS, Settings
+from dari.daemon.config import Settings
 from dari.daemon.control.asking import ask
+from dari.daemon.keys import LEVELS
 from dari.daemon.lifecycle import Exit, Refused, State
 from dari.daemon.pidfile import look
 

@@ -19,7 +19,8 @@ import re
 import sys
 from typing import Final
 
-from dari.daemon.config import KEYS, TARGET_KEY, Settings
+from dari.daemon.config import TARGET_KEY, Settings
+from dari.daemon.keys import KEYS
 from dari.daemon.lifecycle import Exit
 
 _STOPS_LATER: Final = 10  # seconds that systemd gives beyond stop_grace: dari's own end comes first, with the stacks

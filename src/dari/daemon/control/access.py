@@ -1,6 +1,6 @@
 """The readers of [daemon.control]: where a service is asked, and who may.
 
-As in `config`, a reader takes a value and the directory that it was written in; a ValueError says what it must be.
+As in `keys`, a reader takes a value and the directory that it was written in; a ValueError says what it must be.
 """
 
 from __future__ import annotations

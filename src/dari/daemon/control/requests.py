@@ -22,13 +22,13 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
 from dari.daemon.answer import Answer
-from dari.daemon.config import LEVELS
 from dari.daemon.control.asking import VERSION
 from dari.daemon.control.figures import Observed
 from dari.daemon.control.listening import peer_uid
 from dari.daemon.control.metrics import as_text
 from dari.daemon.control.pulse import Pulse
 from dari.daemon.control.server import Caller, Server
+from dari.daemon.keys import LEVELS
 from dari.daemon.lifecycle import State
 from dari.daemon.listeners import Listener
 from dari.daemon.logs.log import Log

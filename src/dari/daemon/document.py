@@ -1,0 +1,124 @@
+"""The configuration file: what its tables say, checked, and the line on which it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+from types import MappingProxyType
+from typing import Any, cast
+
+from dari.daemon.keys import KEYS, checked, require_known, unknown
+from dari.daemon.quantities import POOL_KEYS
+from dari.daemon.target import Target, parse
+from dari.exceptions import ConfigError
+
+
+def read_file(path: str) -> dict[str, Any]:
+    """Read a configuration file and check its [daemon], [pool] and [app]; what else it holds is the program's."""
+    import tomllib  # not at the top: a command without -c does not need it
+
+    try:
+        with open(path, "rb") as file:
+            raw = file.read()
+        document = tomllib.loads(raw.decode())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    file_values(document, path)
+    pool_values(document, path)
+    app_target(document, path)
+    return document
+
+
+def freeze(value: Any) -> Any:
+    """Return the same data, immutable all the way down: `ctx.config` is a snapshot."""
+    if isinstance(value, dict):
+        table = cast("dict[str, Any]", value)
+        return MappingProxyType({key: freeze(item) for key, item in table.items()})
+    if isinstance(value, list):
+        return tuple(freeze(item) for item in value)  # pyright: ignore[reportUnknownVariableType] - isinstance knows the list, not its items
+    return value
+
+
+def file_values(document: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return what the [daemon] table says, checked, with tables inside it as `log.level`."""
+    table = _table(document, "daemon", path)
+    base = os.path.dirname(path)
+    values: dict[str, Any] = {}
+    for key, value in _flat(table):
+        where = at(path, key)
+        require_known(key, f"{where}: [daemon] {key}", "")
+        values[key] = checked(key, value, base, f"{where}: [daemon]")
+    return values
+
+
+def pool_values(document: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return what the [pool] table says, checked: keywords for a `dari.Pool`."""
+    values: dict[str, Any] = {}
+    for key, value in _table(document, "pool", path).items():
+        where = at(path, key, "pool")
+        if key not in POOL_KEYS:
+            unknown(key, f"{where}: [pool] {key}", "", POOL_KEYS)
+        values[key] = checked(key, value, path, f"{where}: [pool]", POOL_KEYS)
+    least, most = values.get("min_workers", 0), values.get("max_workers")
+    if most is not None and least > most:
+        where = at(path, "min_workers", "pool")
+        raise ConfigError(f"{where}: [pool]: min_workers must be at most max_workers ({most}), not {least}")
+    return values
+
+
+def _table(document: dict[str, Any], name: str, path: str) -> dict[str, Any]:
+    table: object = document.get(name, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{at(path, name)}: {name} must be a table: [{name}]")
+    return cast("dict[str, Any]", table)
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:
+    """Return `log = {level = "info"}` as `log.level`; a table that should not be one stays a value."""
+    flat: list[tuple[str, object]] = []
+    for key, value in table.items():
+        name = prefix + key
+        if isinstance(value, dict) and name not in KEYS:
+            flat += _flat(cast("dict[str, Any]", value), f"{name}.")
+        else:
+            flat.append((name, cast("object", value)))
+    return flat
+
+
+def app_target(document: dict[str, Any], path: str) -> Target | None:
+    text: object = _table(document, "app", path).get("target")
+    if text is None:
+        return None
+    where = f"{at(path, 'target', 'app')}: [app] target"
+    if not isinstance(text, str):
+        raise ConfigError(f"{where}: must be module:attribute or path/to/file.py:attribute, not {text!r}")
+    try:
+        return parse(text, os.path.dirname(path))
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def at(path: str, key: str, table: str = "daemon") -> str:
+    """Return "path:line" of a key, or just the path where it is spelled in a way that this does not find.
+
+    tomllib gives no positions; a scan for `[table]` and `key =` finds them in every file as people write them.
+    """
+    inside, _, leaf = key.rpartition(".")
+    wanted = f"{table}.{inside}" if inside else table
+    current = ""
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
+                    current = header[1].replace('"', "").replace(" ", "")
+                    if current in (key, f"{table}.{key}"):
+                        return f"{path}:{number}"
+                elif assigned := re.match(r"\s*([\w.\"-]+)\s*=", line):
+                    full = f"{current}.{assigned[1]}".replace('"', "").removeprefix(".")
+                    if full in (f"{wanted}.{leaf}", wanted, key):
+                        return f"{path}:{number}"
+    except (OSError, UnicodeDecodeError):
+        pass
+    return path

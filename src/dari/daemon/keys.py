@@ -1,0 +1,155 @@
+"""The keys of [daemon], and who reads each: the one list that options, variables, files and keywords are checked by.
+
+A reader takes a value and the directory that its relative paths start from, and says in a ValueError what it must be.
+What comes as text (command line, environment) has been through `from_text` before.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final, NoReturn
+
+from dari.daemon.control.access import CONTROL_DEFAULTS, CONTROL_KEYS
+from dari.daemon.quantities import read_bytes, read_descriptors, read_octal
+from dari.daemon.rights.accounts import ACCOUNT_KEYS
+from dari.exceptions import ConfigError
+
+BACKENDS: Final = ("asyncio", "uvloop", "trio", "dari", "standalone")
+LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+FORMATS: Final = ("text", "json", "none")
+ROTATIONS: Final = ("none", "size", "time")
+
+
+def _read_name(value: object, base: str) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*", value):
+        return value
+    raise ValueError("must be a name of letters, digits and . _ @ -")
+
+
+def _read_path(value: object, base: str) -> str:
+    if isinstance(value, str) and value and "\0" not in value:
+        return os.path.normpath(os.path.join(base, os.path.expanduser(value)))
+    raise ValueError("must be a path")
+
+
+def _read_umask(value: object, base: str) -> int:
+    return read_octal(value, "027")
+
+
+def _read_seconds(value: object, base: str) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf"):
+        return float(value)
+    raise ValueError("must be a number of seconds above 0")
+
+
+def _read_backend(value: object, base: str) -> str:
+    if isinstance(value, str) and value in BACKENDS:
+        return value
+    raise ValueError(f"must be one of {', '.join(BACKENDS)}")
+
+
+def _read_level(value: object, base: str) -> str:
+    if isinstance(value, str) and value.lower() in LEVELS:
+        return value.lower()
+    raise ValueError(f"must be one of {', '.join(LEVELS)}")
+
+
+def _read_format(value: object, base: str) -> str:
+    if isinstance(value, str) and value in FORMATS:
+        return value
+    raise ValueError(f"must be one of {', '.join(FORMATS)}")
+
+
+def _read_rotation(value: object, base: str) -> str:
+    if isinstance(value, str) and value in ROTATIONS:
+        return value
+    raise ValueError(f"must be one of {', '.join(ROTATIONS)}")
+
+
+def _read_count(value: object, base: str) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    raise ValueError("must be a whole number of 1 or more")
+
+
+def _read_interval(value: object, base: str) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf"):
+        return float(value)
+    raise ValueError("must be a number of seconds, or 0 for never")
+
+
+# The keys of [daemon]; a dot leads into a table inside it. The command line's --option and the environment's
+# DARI_DAEMON__KEY are made from the same list.
+KEYS: Final[dict[str, Callable[[object, str], Any]]] = {
+    "name": _read_name,
+    "pidfile": _read_path,
+    "logfile": _read_path,
+    "rundir": _read_path,
+    **ACCOUNT_KEYS,
+    "umask": _read_umask,
+    "chdir": _read_path,
+    "backend": _read_backend,
+    "start_timeout": _read_seconds,
+    "stop_grace": _read_seconds,
+    "log.level": _read_level,
+    "limits.nofile": read_descriptors,
+    "limits.core": read_bytes,
+    "log.format": _read_format,
+    "log.rotate": _read_rotation,
+    "log.max_bytes": _read_count,
+    "log.backups": _read_count,
+    "log.report_every": _read_interval,
+    **CONTROL_KEYS,
+}
+DEFAULTS: Final[dict[str, object]] = {
+    "umask": 0o027,
+    "chdir": "/",
+    "backend": "asyncio",
+    "start_timeout": 30.0,
+    "stop_grace": 30.0,
+    "log.level": "info",
+    "log.format": "text",
+    "log.rotate": "none",
+    "log.max_bytes": 10_000_000,
+    "log.backups": 5,
+    "log.report_every": 0.0,
+    **CONTROL_DEFAULTS,
+}
+
+
+def from_text(key: str, text: str) -> object:
+    if KEYS[key] not in (_read_seconds, _read_interval):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        return text  # its reader then says what it must be
+
+
+def checked(
+    key: str, value: object, base: str, where: str, known: Mapping[str, Callable[[object, str], Any]] = KEYS
+) -> Any:
+    try:
+        return known[key](value, base)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {key} {error}, not {value!r}") from error
+
+
+def require_known(key: str, where: str, prefix: str) -> None:
+    if key not in KEYS:
+        unknown(key, where, prefix)
+
+
+def unknown(key: str, where: str, prefix: str, known: Collection[str] = KEYS) -> NoReturn:
+    import difflib  # only on the way out
+
+    if any(longer.startswith(f"{key}.") for longer in known):
+        raise ConfigError(f"{where}: must be a table")
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    spelled = f"{prefix}{close[0].replace('.', '__').upper()}" if close and prefix else "".join(close)
+    hint = f"did you mean {spelled!r}?" if close else f"known are {', '.join(known)}"
+    raise ConfigError(f"{where}: unknown key; {hint}")
