@@ -361,6 +361,30 @@ async def race():
     assert total == 2, "an update was lost"
 
 
+def test_explore_takes_a_function_and_so_many_seeds():
+    """What can run only once is refused at once; an int is the first so many seeds."""
+
+    async def coroutine():
+        runs.append("coroutine")
+
+    def generator():
+        runs.append("generator")
+        yield
+
+    runs = []
+    for once in (coroutine(), generator()):
+        with pytest.raises(TypeError, match="give it the function that makes <"):
+            testing.explore(once)
+    with pytest.raises(ValueError, match=r"seeds is an int, 1 or more \(or the seeds themselves\), not 0"):
+        testing.explore(generator, seeds=0)
+    assert runs == []
+
+    testing.explore(coroutine, seeds=2)
+    testing.explore(generator, seeds=[5])
+
+    assert runs == ["coroutine", "coroutine", "generator"]
+
+
 def test_explore_takes_asyncio_programs():
     """Some schedule shows the race; the seed that is named shows it again."""
     testing.run(race)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple
 
 from dari._kernel.kernel import Kernel
-from dari._kernel.numbers import seconds
+from dari._kernel.numbers import seconds, whole
 from dari._kernel.sources import check_fresh, check_kind, close_unbegun
 from dari.drivers.hosts import in_trio, running_loop
 from dari.drivers.main import run_main
@@ -78,14 +78,21 @@ def run(
 def explore(
     main: Callable[[], Generator[Any, Any, object] | Coroutine[Any, Any, object]],
     *,
-    seeds: Iterable[int] = range(1000),
+    seeds: int | Iterable[int] = 1000,
     loop: Loop | None = None,
     timeout: float | None = None,
 ) -> None:
     """Run a program under many schedules, each in virtual time; a failure tells the seed that repeats it.
 
-    `main` is called anew for each seed. Repeat a failure by `dari.testing.run(main, seed=…)`.
+    `main` is a function, called anew for each seed. `seeds` are the seeds themselves, or how many: 100 is range(100).
+    Repeat a failure by `dari.testing.run(main, seed=…)`.
     """
+    program: object = main  # for users who check no types
+    if not callable(program):
+        close_unbegun(program)
+        raise TypeError(f"explore calls its program anew for each seed: give it the function that makes {program!r}")
+    if isinstance(seeds, int):
+        seeds = range(whole("seeds", seeds, 1, " (or the seeds themselves)"))
     where = "" if loop is None else f", loop={loop!r}"
     for seed in seeds:
         try:
