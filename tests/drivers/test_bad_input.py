@@ -6,10 +6,12 @@ What a kernel by itself can tell is in tests/kernel/test_bad_input.py.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
 import os
 import socket
+import sys
 
 import pytest
 
@@ -307,6 +309,19 @@ def test_bounds_of_a_scheduler_are_ints(name, wrong):
 
     assert str(caught.value).startswith(f"{name} is an int, 1 or more (or None")
     assert str(caught.value).endswith(f"), not {wrong!r}")
+
+
+@pytest.mark.parametrize("loop", [dari.EventLoop, testing.VirtualEventLoop])
+def test_a_loop_that_is_refused_leaves_nothing_to_close(loop, monkeypatch):
+    """The error is all that is told: asyncio's destructor finds no loop that somebody forgot to close."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: unraisable.append(told.exc_value))
+    unraisable = []
+
+    with pytest.raises(ValueError, match="starvation_limit is an int, 1 or more"):
+        loop(starvation_limit=0)
+    gc.collect()  # the error's frames hold the loop until here
+
+    assert unraisable == []
 
 
 @pytest.mark.parametrize("wrong", [0, -1, math.nan, "3"], ids=repr)

@@ -100,7 +100,7 @@ class LanesLoop(asyncio.SelectorEventLoop):
     _add_callback: Callable[[Handle], None]
     _ready: Any
     _stopping: bool
-    _closed: bool
+    _closed: bool = True  # until asyncio has made it: where an argument is refused, there is nothing to close
     _debug: bool
 
     def __init__(self, selector: BaseSelector | None, starvation_limit: int | None, seed: int | None) -> None:
