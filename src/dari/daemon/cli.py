@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from dari.daemon.commands import operate
 from dari.daemon.commands.operate import Report
 from dari.daemon.config import Settings, resolve
-from dari.daemon.keys import KEYS
+from dari.daemon.keys import KEYS, Doubts
 from dari.daemon.lifecycle import STATUS_EXIT, Exit, Refused, StartFailed, State
 from dari.daemon.rights.accounts import account
 from dari.exceptions import ConfigError, DaemonError
@@ -35,6 +35,8 @@ _COMMANDS = {
     "logs": "the end of the log, and with --follow what comes",
 }
 _STARTING = {"run": "run", "start": "started", "restart": "started", "check": "checked", "unit": "written down"}
+# What must work with a file that was broken while the service runs: it takes what is valid, and says what is not.
+_LOOKING = ("stop", "status", "top", "metrics", "dump", "logs")
 # Options that the other commands do not take.
 _ONLY_FOR = {"follow": ("logs",), "level": ("logs",), "lines": ("logs", "top"), "logrotate": ("unit",)}
 
@@ -96,6 +98,10 @@ def main(
     except ConfigError as error:
         if command == "reload":  # seen here already, the service need not be asked
             report = Report(Exit.RELOAD_REFUSED, f"the configuration stays as it was: {error}", {})
+        elif command in _LOOKING:
+            code = STATUS_EXIT[State.UNKNOWN] if command == "status" else Exit.BAD_CONFIG
+            text = f"{error}; without -c, --pidfile or --name finds the service"
+            report = Report(code, text, {"state": State.UNKNOWN.value, "pid": None})
         else:
             report = Report(Exit.BAD_CONFIG, str(error), {})
     except DaemonError as error:
@@ -151,6 +157,7 @@ def _show_logs(settings: Settings, arguments: dict[str, Any]) -> int:
 
 
 def _settings(arguments: dict[str, Any], own_target: str | None, keywords: Mapping[str, object]) -> Settings:
+    doubts = Doubts(strict=arguments["command"] not in _LOOKING)
     try:
         settings = resolve(
             command_line={key: arguments[key] for key in KEYS if arguments[key] is not None},
@@ -159,9 +166,12 @@ def _settings(arguments: dict[str, Any], own_target: str | None, keywords: Mappi
             environ=os.environ,
             keywords=keywords,
             cwd=os.getcwd(),
+            doubts=doubts,
         )
     except (ValueError, LookupError) as error:
         raise Refused(Exit.USAGE, str(error.args[0])) from error
+    for warning in doubts.warnings:
+        print(f"dari: {warning}", file=sys.stderr)
     for option, commands in _ONLY_FOR.items():
         if arguments[option] not in (None, False) and arguments["command"] not in commands:
             where = " and ".join(commands)

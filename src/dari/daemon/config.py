@@ -12,8 +12,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from dari.daemon.document import app_target, at, file_values, read_file
-from dari.daemon.keys import DEFAULTS, checked, from_text, require_known
+from dari.daemon.document import app_target, at, file_values, parse_file, pool_values
+from dari.daemon.keys import DEFAULTS, Doubts, checked, from_text, require_known
 from dari.daemon.lifecycle import Exit, Refused
 from dari.daemon.target import Target, parse
 from dari.exceptions import ConfigError
@@ -66,10 +66,12 @@ def resolve(
     environ: Mapping[str, str],
     keywords: Mapping[str, object],
     cwd: str,
+    doubts: Doubts | None = None,
 ) -> Settings:
     """Put the settings together. `keywords` are a `Daemon`'s, and count as defaults."""
+    doubts = doubts or Doubts()
     path = os.path.normpath(os.path.join(cwd, config)) if config is not None else None
-    document = read_file(path) if path is not None else {}
+    document = parse_file(path) if path is not None else {}
 
     values: dict[str, Any] = dict(DEFAULTS)
     origins: dict[str, str] = {}
@@ -77,14 +79,15 @@ def resolve(
         values[key] = checked(key, value, cwd, "Daemon(...)")
         origins[key] = "Daemon(...)"
     if path is not None:
-        for key, value in file_values(document, path).items():
+        for key, value in file_values(document, path, doubts).items():
             values[key], origins[key] = value, at(path, key)
     for variable, text in environ.items():
         if variable.startswith("DARI_DAEMON__"):
             key = variable.removeprefix("DARI_DAEMON__").lower().replace("__", ".")
-            require_known(key, f"environment variable {variable}", "DARI_DAEMON__")
-            values[key] = checked(key, from_text(key, text), cwd, f"environment variable {variable}")
-            origins[key] = variable
+            with doubts.about(key):
+                require_known(key, f"environment variable {variable}", "DARI_DAEMON__")
+                values[key] = checked(key, from_text(key, text), cwd, f"environment variable {variable}")
+                origins[key] = variable
     for key, text in command_line.items():
         option = f"--{key.replace('.', '-').replace('_', '-')}"
         try:
@@ -92,12 +95,18 @@ def resolve(
         except ConfigError as error:
             raise Refused(Exit.USAGE, str(error)) from error
 
-    found, origins[TARGET_KEY] = _find_target(target, environ, document, path, cwd)
+    in_file: Target | None = None
+    if path is not None:
+        with doubts.about("pool"):
+            pool_values(document, path)
+        with doubts.about("app.target" if values.keys() & {"name", "pidfile"} or target is not None else "name"):
+            in_file = app_target(document, path)
+    found, origins[TARGET_KEY] = _find_target(target, environ, in_file, path, cwd)
     return _complete(values, origins, found, path)
 
 
 def _find_target(
-    given: str | None, environ: Mapping[str, str], document: dict[str, Any], path: str | None, cwd: str
+    given: str | None, environ: Mapping[str, str], in_file: Target | None, path: str | None, cwd: str
 ) -> tuple[Target | None, str]:
     if given is not None:
         return parse(given, cwd), "command line"  # its ValueError is one about arguments
@@ -106,8 +115,7 @@ def _find_target(
             return parse(environ["DARI_APP__TARGET"], cwd), "DARI_APP__TARGET"
         except ValueError as error:
             raise ConfigError(f"environment variable DARI_APP__TARGET: {error}") from error
-    found = app_target(document, path) if path is not None else None
-    return found, DEFAULT if path is None or found is None else at(path, "target", "app")
+    return in_file, DEFAULT if path is None or in_file is None else at(path, "target", "app")
 
 
 def _complete(values: dict[str, Any], origins: dict[str, str], target: Target | None, path: str | None) -> Settings:

@@ -7,7 +7,7 @@ import re
 from types import MappingProxyType
 from typing import Any, cast
 
-from dari.daemon.keys import KEYS, checked, require_known, unknown
+from dari.daemon.keys import KEYS, Doubts, checked, require_known, unknown
 from dari.daemon.quantities import POOL_KEYS
 from dari.daemon.target import Target, parse
 from dari.exceptions import ConfigError
@@ -15,20 +15,25 @@ from dari.exceptions import ConfigError
 
 def read_file(path: str) -> dict[str, Any]:
     """Read a configuration file and check its [daemon], [pool] and [app]; what else it holds is the program's."""
+    document = parse_file(path)
+    file_values(document, path)
+    pool_values(document, path)
+    app_target(document, path)
+    return document
+
+
+def parse_file(path: str) -> dict[str, Any]:
+    """Read a configuration file, and look no further than at its TOML."""
     import tomllib  # not at the top: a command without -c does not need it
 
     try:
         with open(path, "rb") as file:
             raw = file.read()
-        document = tomllib.loads(raw.decode())
+        return tomllib.loads(raw.decode())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    file_values(document, path)
-    pool_values(document, path)
-    app_target(document, path)
-    return document
 
 
 def freeze(value: Any) -> Any:
@@ -41,15 +46,17 @@ def freeze(value: Any) -> Any:
     return value
 
 
-def file_values(document: dict[str, Any], path: str) -> dict[str, Any]:
+def file_values(document: dict[str, Any], path: str, doubts: Doubts | None = None) -> dict[str, Any]:
     """Return what the [daemon] table says, checked, with tables inside it as `log.level`."""
     table = _table(document, "daemon", path)
     base = os.path.dirname(path)
     values: dict[str, Any] = {}
+    doubts = doubts or Doubts()
     for key, value in _flat(table):
         where = at(path, key)
-        require_known(key, f"{where}: [daemon] {key}", "")
-        values[key] = checked(key, value, base, f"{where}: [daemon]")
+        with doubts.about(key):
+            require_known(key, f"{where}: [daemon] {key}", "")
+            values[key] = checked(key, value, base, f"{where}: [daemon]")
     return values
 
 

@@ -6,9 +6,10 @@ What comes as text (command line, environment) has been through `from_text` befo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from typing import Any, Final, NoReturn
 
 from dari.daemon.control.access import CONTROL_DEFAULTS, CONTROL_KEYS
@@ -105,6 +106,7 @@ KEYS: Final[dict[str, Callable[[object, str], Any]]] = {
     "log.report_every": _read_interval,
     **CONTROL_KEYS,
 }
+IDENTITY: Final = ("name", "rundir", "pidfile")  # whoever looks for a service finds it by these
 DEFAULTS: Final[dict[str, object]] = {
     "umask": 0o027,
     "chdir": "/",
@@ -119,6 +121,27 @@ DEFAULTS: Final[dict[str, object]] = {
     "log.report_every": 0.0,
     **CONTROL_DEFAULTS,
 }
+
+
+class Doubts:
+    """What is wrong with a configuration: an error for who starts by it, a warning for who only looks for the service.
+
+    Not where it is about the keys that the service is found by: looking in the wrong place would say "not running".
+    """
+
+    def __init__(self, *, strict: bool = True) -> None:
+        self._strict = strict
+        self.warnings: list[str] = []
+
+    @contextlib.contextmanager
+    def about(self, key: str) -> Generator[None]:
+        """Let no `ConfigError` out of the block, unless it matters."""
+        try:
+            yield
+        except ConfigError as error:
+            if self._strict or key in IDENTITY or closest(key) in IDENTITY:
+                raise
+            self.warnings.append(f"{error}: ignored here")
 
 
 def from_text(key: str, text: str) -> object:
@@ -145,11 +168,16 @@ def require_known(key: str, where: str, prefix: str) -> None:
 
 
 def unknown(key: str, where: str, prefix: str, known: Collection[str] = KEYS) -> NoReturn:
-    import difflib  # only on the way out
-
     if any(longer.startswith(f"{key}.") for longer in known):
         raise ConfigError(f"{where}: must be a table")
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    spelled = f"{prefix}{close[0].replace('.', '__').upper()}" if close and prefix else "".join(close)
+    close = closest(key, known)
+    spelled = f"{prefix}{close.replace('.', '__').upper()}" if close and prefix else close
     hint = f"did you mean {spelled!r}?" if close else f"known are {', '.join(known)}"
     raise ConfigError(f"{where}: unknown key; {hint}")
+
+
+def closest(key: str, known: Collection[str] = KEYS, *, cutoff: float = 0.5) -> str:
+    """Return what was probably meant, or an empty string."""
+    import difflib  # only on the way out
+
+    return "".join(difflib.get_close_matches(key, known, n=1, cutoff=cutoff))

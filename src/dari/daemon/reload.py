@@ -26,13 +26,12 @@ from dari.daemon.callbacks import call, name_of
 from dari.daemon.config import TARGET_KEY, Settings
 from dari.daemon.context import Context, OnReload
 from dari.daemon.document import at, file_values, freeze, pool_values, read_file
-from dari.daemon.keys import DEFAULTS
+from dari.daemon.keys import DEFAULTS, IDENTITY
 from dari.daemon.pidfile import Reloads
 from dari.daemon.runner import Host
 from dari.exceptions import ConfigError
 
 _LOGGER: Final = logging.getLogger("dari.daemon")
-_IDENTITY: Final = ("name", "rundir", "pidfile")  # whoever looks for the service would not find it any more
 _LIVE: Final = ("start_timeout", "stop_grace", "log.level")
 
 
@@ -198,7 +197,7 @@ class Reloader:
             same = new.values[key] == is_now if key in new.values else key not in old.values
             if same or key in _LIVE or self._overridden(key):
                 continue
-            if key in _IDENTITY:
+            if key in IDENTITY:
                 where = at(self._settings.config or "", key)
                 wanted = repr(new.values[key]) if key in new.values else "nothing"
                 text = f"[daemon] {key} cannot change while the service runs: it is {is_now!r}, the file says {wanted}"
