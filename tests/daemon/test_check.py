@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from dari.daemon.keys import KEYS
+from dari.daemon.quantities import POOL_KEYS
 
 MAIN = """
     import dari
@@ -26,13 +27,16 @@ def check(bench, *arguments):
 def test_every_value_has_its_origin(bench):
     """check shows each key with its value and where that comes from: option, variable, file and line, keyword."""
     bench.program(f"{MAIN}\n    daemon = dari.Daemon(main, log_level='debug', stop_grace=10)\n")
-    config = bench.config("[daemon]\nchdir = '.'\n\nstart_timeout = 7\n[app]\ntarget = 'app.py:daemon'\n")
+    config = bench.config(
+        "[daemon]\nchdir = '.'\n\nstart_timeout = 7\n[app]\ntarget = 'app.py:daemon'\n[pool]\nmax_workers = 3\n"
+    )
 
+    bench.env["DARI_LOG__LEVEL"] = "debug"
     bench.env["DARI_DAEMON__LIMITS__CORE"] = "0"
     code, answer = check(bench, "-c", config, "--umask", "022")
 
     assert (code, answer["ok"], answer["config"]) == (0, True, str(config))
-    assert set(answer["values"]) == {"app.target", *KEYS}
+    assert set(answer["values"]) == {"app.target", *KEYS, *(f"pool.{key}" for key in POOL_KEYS)}
     expected = {
         "app.target": {"value": f"{bench.directory}/app.py:daemon", "origin": f"{config}:6"},
         "name": {"value": "app", "origin": "default"},
@@ -46,16 +50,23 @@ def test_every_value_has_its_origin(bench):
         "stop_grace": {"value": 10.0, "origin": "DARI_DAEMON__STOP_GRACE"},
         "log.level": {"value": "debug", "origin": "Daemon(...)"},
         "limits.nofile": {"value": None, "origin": "default"},
+        "pool.max_workers": {"value": 3, "origin": f"{config}:8"},
+        "pool.on_full": {"value": "wait", "origin": "default"},
         "limits.core": {"value": 0, "origin": "DARI_DAEMON__LIMITS__CORE"},
     }
     assert {key: answer["values"][key] for key in expected} == expected
+    text = "environment variable DARI_LOG__LEVEL: nobody reads it; did you mean 'DARI_DAEMON__LOG__LEVEL'?"
+    assert answer["warnings"] == [text]
 
 
 def test_people_get_a_table(bench):
     """Without --json the same stands on stdout, a key a line, and the verdict last."""
+    bench.env["DARI_DAEMON_NAME"] = "x"
+
     done = bench.dari("check", "app.py:main")
 
-    *rows, last = done.stdout.splitlines()
+    *rows, warning, last = done.stdout.splitlines()
+    assert warning.startswith("warning: environment variable DARI_DAEMON_NAME: nobody reads it")
     assert (done.returncode, done.stderr) == (0, "")
     assert [row.split()[0] for row in rows[:3]] == ["app.target", "name", "pidfile"]
     assert [row.split()[-1] for row in rows if row.startswith("stop_grace")] == ["DARI_DAEMON__STOP_GRACE"]

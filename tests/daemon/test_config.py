@@ -11,6 +11,7 @@ import pytest
 from dari.daemon.config import DEFAULT, resolve
 from dari.daemon.document import freeze, read_file
 from dari.daemon.importing import import_program
+from dari.daemon.keys import unread
 from dari.daemon.lifecycle import Failure, Refused
 from dari.daemon.target import load
 from dari.exceptions import ConfigError
@@ -174,6 +175,12 @@ def test_default_places(tmp_path, monkeypatch):
         ("daemon = 3\n", "daemon must be a table: [daemon]"),
         ("[app]\ntarget = 'main'\n", ":2: [app] target: 'main' must be module:attribute or path/to/file.py:attribute"),
         ("[app]\ntarget = 3\n", ":2: [app] target: must be module:attribute"),
+        ("[deamon]\nname = 'x'\n", ":1: deamon is nothing that dari reads; did you mean [daemon]?"),
+        ("\n[Daemon.log]\n", ": Daemon is nothing that dari reads; did you mean [daemon]?"),
+        ("[pools]\n", ":1: pools is nothing that dari reads; did you mean [pool]?"),
+        ("[App]\n", ":1: App is nothing that dari reads; did you mean [app]?"),
+        ("\nname = 'x'\n", ":2: name is nothing that dari reads; did you mean name in [daemon]?"),
+        ("[log]\nlevel = 'debug'\n", ":1: log is nothing that dari reads; did you mean [daemon.log]?"),
         ("[daemon\n", "(at line 1, column 8)"),
     ],
 )
@@ -206,6 +213,25 @@ def test_further_tables_are_the_programs(tmp_path):
     file.write_text("top = 1\n[app]\nport = 8080\n[[database]]\nurl = 'x'\n[daemon.log]\n")
 
     assert read_file(str(file)) == {"top": 1, "app": {"port": 8080}, "database": [{"url": "x"}], "daemon": {"log": {}}}
+
+
+def test_names_that_only_resemble_ours(tmp_path):
+    """Tables that are beside the one that they resemble, or have nothing of what dari reads, are the program's."""
+    file = tmp_path / "dari.toml"
+    file.write_text("log = 3\n[daemon]\n[daemons]\n[spool]\n[apps]\n[user]\nx = 1\n[limits]\nrequests = 5\n")
+
+    assert set(read_file(str(file))) == {"log", "daemon", "daemons", "spool", "apps", "user", "limits"}
+
+
+def test_variables_that_nobody_reads():
+    """What looks like a setting and is none is told with the right spelling; the program's own variables are not."""
+    ours = dict.fromkeys(["DARI_DAEMON__NAME", "DARI_APP__TARGET", "DARI_TOKEN", "DARI_HOST", "LOG_LEVEL"], "x")
+
+    assert unread(ours) == []
+    assert [text.split("'")[1] for text in unread(dict.fromkeys(["DARI_STOP_GRACE", "DARI_DAEMON_LOG_LEVL"], "x"))] == [
+        "DARI_DAEMON__STOP_GRACE",
+        "DARI_DAEMON__LOG__LEVEL",
+    ]
 
 
 def test_the_snapshot_is_immutable():

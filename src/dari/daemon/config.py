@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from dari.daemon.document import app_target, at, file_values, parse_file, pool_values
+from dari.daemon.document import app_target, at, file_values, look_around, parse_file, pool_values
 from dari.daemon.keys import DEFAULTS, Doubts, checked, from_text, require_known
 from dari.daemon.lifecycle import Exit, Refused
 from dari.daemon.target import Target, parse
@@ -79,6 +79,7 @@ def resolve(
         values[key] = checked(key, value, cwd, "Daemon(...)")
         origins[key] = "Daemon(...)"
     if path is not None:
+        look_around(document, path, doubts)
         for key, value in file_values(document, path, doubts).items():
             values[key], origins[key] = value, at(path, key)
     for variable, text in environ.items():

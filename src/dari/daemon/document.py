@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import re
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, Final, cast
 
-from dari.daemon.keys import KEYS, Doubts, checked, require_known, unknown
+from dari.daemon.keys import KEYS, Doubts, checked, closest, require_known, unknown
 from dari.daemon.quantities import POOL_KEYS
 from dari.daemon.target import Target, parse
 from dari.exceptions import ConfigError
+
+_TABLES: Final = ("daemon", "pool", "app")
 
 
 def read_file(path: str) -> dict[str, Any]:
     """Read a configuration file and check its [daemon], [pool] and [app]; what else it holds is the program's."""
     document = parse_file(path)
+    look_around(document, path)
     file_values(document, path)
     pool_values(document, path)
     app_target(document, path)
@@ -44,6 +47,31 @@ def freeze(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(freeze(item) for item in value)  # pyright: ignore[reportUnknownVariableType] - isinstance knows the list, not its items
     return value
+
+
+def look_around(document: dict[str, Any], path: str, doubts: Doubts | None = None) -> None:
+    """Refuse what stands beside our tables, and was meant for them: it would pass in silence, as the program's."""
+    doubts = doubts or Doubts()
+    for key, value in document.items():
+        if key in _TABLES:
+            continue
+        meant, concerns = "", key
+        if not isinstance(value, dict):
+            meant = f"{key} in [daemon]" if key in KEYS else ""
+        elif table := _table_meant(key, document):
+            meant, concerns = f"[{table}]", "name" if table == "daemon" else key
+        elif any(f"{key}.{inner}" in KEYS for inner in cast("dict[str, Any]", value)):
+            meant = f"[daemon.{key}]"
+        if meant:
+            with doubts.about(concerns):
+                raise ConfigError(f"{at(path, key, '')}: {key} is nothing that dari reads; did you mean {meant}?")
+
+
+def _table_meant(name: str, document: dict[str, Any]) -> str:
+    """Return which of our tables was probably meant; not one that is there as well, beside a table of the program's."""
+    meant = name.lower() if name.lower() in _TABLES else closest(name.lower(), ("daemon", "pool"), cutoff=0.8)
+    # A word for something else may be one letter longer in front: spool.
+    return meant if meant[:1] == name[:1].lower() and meant not in document else ""
 
 
 def file_values(document: dict[str, Any], path: str, doubts: Doubts | None = None) -> dict[str, Any]:

@@ -181,3 +181,25 @@ def closest(key: str, known: Collection[str] = KEYS, *, cutoff: float = 0.5) -> 
     import difflib  # only on the way out
 
     return "".join(difflib.get_close_matches(key, known, n=1, cutoff=cutoff))
+
+
+def unread(environ: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each DARI_* variable that nobody reads, and that looks like one that is read."""
+    spelled = {_squeezed(f"DAEMON{key}"): f"DARI_DAEMON__{key.replace('.', '__').upper()}" for key in KEYS}
+    spelled |= {_squeezed(key): variable for key, variable in zip(KEYS, list(spelled.values()), strict=True)}
+    spelled["APPTARGET"] = "DARI_APP__TARGET"
+    found: list[str] = []
+    for variable in environ:
+        if (
+            not variable.upper().startswith("DARI_")
+            or variable.startswith("DARI_DAEMON__")
+            or variable == "DARI_APP__TARGET"
+        ):
+            continue
+        if close := closest(_squeezed(variable[5:]), spelled, cutoff=0.8):
+            found.append(f"environment variable {variable}: nobody reads it; did you mean {spelled[close]!r}?")
+    return found
+
+
+def _squeezed(key: str) -> str:
+    return key.upper().replace("_", "").replace(".", "")

@@ -20,8 +20,10 @@ from typing import Any, NamedTuple
 
 from dari.daemon import launch
 from dari.daemon.config import DEFAULT, TARGET_KEY, Settings
+from dari.daemon.document import at, parse_file, pool_values
 from dari.daemon.keys import KEYS
 from dari.daemon.lifecycle import Exit
+from dari.daemon.quantities import POOL_KEYS
 from dari.daemon.rights.environment import for_service
 
 
@@ -75,9 +77,22 @@ def explain(settings: Settings, keywords: dict[str, Any]) -> dict[str, dict[str,
         if key in ("umask", "control.mode"):
             value = f"{value:03o}"  # as it is written in the file
         explained[key] = {"value": value, "origin": settings.origins.get(key, DEFAULT)}
+    pool = pool_values(parse_file(settings.config), settings.config) if settings.config is not None else {}
+    for key, default in _pool_defaults().items():
+        origin = at(settings.config or "", key, "pool") if key in pool else DEFAULT
+        explained[f"pool.{key}"] = {"value": pool.get(key, default), "origin": origin}
     for key, value in keywords.items():
         explained[key] = {"value": value, "origin": "Daemon(...)"}
     return explained
+
+
+def _pool_defaults() -> dict[str, Any]:
+    import inspect
+
+    from dari.pool import Pool
+
+    parameters = inspect.signature(Pool).parameters
+    return {key: parameters[key].default for key in POOL_KEYS}
 
 
 def as_lines(explained: dict[str, dict[str, Any]]) -> list[str]:

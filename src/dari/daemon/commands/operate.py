@@ -230,13 +230,19 @@ def _tidy(settings: Settings, fd: int, *, gone: Record | None) -> None:
 def check(settings: Settings) -> Report:
     """Say what a start would use and where that comes from, and whether TARGET can be imported. Starts nothing."""
     from dari.daemon.commands.check import as_lines, check_target, explain
+    from dari.daemon.keys import unread
 
     checked = check_target(settings)
     values = explain(settings, checked.keywords)
-    fields = {"config": settings.config, "target": str(settings.target), "values": values}
+    warnings = unread(os.environ)
+    fields = {"config": settings.config, "target": str(settings.target), "values": values, "warnings": warnings}
     if checked.code != Exit.DONE:
         return Report(checked.code, checked.text, fields)
-    lines = [*as_lines(values), "the configuration is valid, and TARGET can be imported"]
+    lines = [
+        *as_lines(values),
+        *(f"warning: {each}" for each in warnings),
+        "the configuration is valid, and TARGET can be imported",
+    ]
     return Report(Exit.DONE, "\n".join(lines), fields)
 
 
