@@ -14,8 +14,13 @@ from pathlib import Path
 import pytest
 
 from dari.daemon.answer import place
+from dari.daemon.config import resolve
+from dari.daemon.context import Context
 from dari.daemon.control.asking import ask
+from dari.daemon.listeners import Listeners
 from dari.daemon.pidfile import look
+from dari.daemon.pooling import ServicePool
+from dari.daemon.reload import Reloader, make_config
 
 APP = "[app]\nport = 1\n"
 CONFIG = "[app]\ntarget = 'app.py:daemon'\nport = {}\n"
@@ -270,9 +275,39 @@ def test_what_changes_at_once_and_what_needs_a_restart(bench, simple, until):
     assert first["restart"] == ["daemon.umask", "app.target"]
     assert "; needs a restart: daemon.umask, app.target" in first["text"]
     assert (first["generation"], second["generation"]) == (2, 3)
-    assert "; nothing has changed; needs a restart: daemon.umask" in second["text"]
+    assert "; nothing has changed; needs a restart: daemon.umask, app.target" in second["text"]
     until(lambda: "generation 3" in bench.log())
     assert bench.log().count("DEBUG root: heard") == 1  # from the second reload on
+
+
+def test_what_was_taken_back_needs_no_restart(tmp_path):
+    """Compared is what runs with what a start would use now, not one file with the file before it."""
+    file = tmp_path / "dari.toml"
+    rest = "stop_grace = 5\n[app]\ntarget = 'app.py:main'\n"
+    file.write_text("[daemon]\nchdir = '/tmp'\nlog.backups = 5\n" + rest)
+    settings = resolve(command_line={}, target=None, config=str(file), environ={}, keywords={}, cwd=str(tmp_path))
+    context = Context("app", lambda: None, Listeners(), ServicePool("app"))
+    reloader = Reloader(Fake(), settings, context, verdict="none")
+    reloader.adopt(None, {"backend": "trio", "limits.nofile": 64})  # as `Daemon(...)` has it
+
+    def needs_restart(text):
+        file.write_text(text)
+        return reloader._needs_restart(make_config(str(file), None))
+
+    same = "[daemon]\nchdir = '/tmp'\n" + rest  # but for a line that says what is the default
+    assert needs_restart("[daemon]\numask = '022'\n" + same[9:]) == ["daemon.umask"]
+    assert needs_restart(same) == []
+    assert needs_restart("[daemon]\numask = '027'\nbackend = 'trio'\n" + same[9:]) == []
+    assert needs_restart("[daemon]\nbackend = 'asyncio'\n" + same[9:]) == ["daemon.backend"]
+    assert needs_restart("[daemon]\nlog.level = 'debug'\n" + rest) == ["daemon.chdir"]
+    assert needs_restart("[daemon]\n" + rest) == ["daemon.chdir"]  # still, although this file is like the one before
+    assert needs_restart(same.replace(":main", ":other")) == ["app.target"]
+    assert needs_restart(same.replace("target", "tgt")) == ["app.target"]
+    assert needs_restart(same) == []
+
+
+class Fake:
+    """A service that is only looked at."""
 
 
 def test_a_program_that_configures_logging_itself_keeps_its_level(bench, simple):

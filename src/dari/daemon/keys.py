@@ -190,11 +190,8 @@ def unread(environ: Mapping[str, str]) -> list[str]:
     spelled["APPTARGET"] = "DARI_APP__TARGET"
     found: list[str] = []
     for variable in environ:
-        if (
-            not variable.upper().startswith("DARI_")
-            or variable.startswith("DARI_DAEMON__")
-            or variable == "DARI_APP__TARGET"
-        ):
+        is_read = variable.startswith("DARI_DAEMON__") or variable == "DARI_APP__TARGET"
+        if is_read or not variable.upper().startswith("DARI_"):
             continue
         if close := closest(_squeezed(variable[5:]), spelled, cutoff=0.8):
             found.append(f"environment variable {variable}: nobody reads it; did you mean {spelled[close]!r}?")

@@ -25,10 +25,11 @@ from dari.daemon.answer import Answer, forget_answer, write_answer
 from dari.daemon.callbacks import call, name_of
 from dari.daemon.config import TARGET_KEY, Settings
 from dari.daemon.context import Context, OnReload
-from dari.daemon.document import at, file_values, freeze, pool_values, read_file
-from dari.daemon.keys import DEFAULTS, IDENTITY
+from dari.daemon.document import app_target, at, file_values, freeze, pool_values, read_file
+from dari.daemon.keys import DEFAULTS, IDENTITY, KEYS
 from dari.daemon.pidfile import Reloads
 from dari.daemon.runner import Host
+from dari.daemon.target import Target
 from dari.exceptions import ConfigError
 
 _LOGGER: Final = logging.getLogger("dari.daemon")
@@ -41,6 +42,7 @@ class Made(NamedTuple):
     document: Any  # immutable; what the next reload is compared with
     values: dict[str, Any]  # of [daemon], checked
     pool: dict[str, Any]  # of [pool], checked
+    target: Target | None  # of [app]
     config: Any
 
 
@@ -49,11 +51,12 @@ def make_config(path: str | None, parse: Callable[[dict[str, Any]], Any] | None)
     raw = read_file(path) if path is not None else {}
     values = file_values(raw, path) if path is not None else {}
     pool = pool_values(raw, path) if path is not None else {}
+    target = app_target(raw, path) if path is not None else None
     document = freeze(raw)
     if parse is None:
-        return Made(document, values, pool, document)
+        return Made(document, values, pool, target, document)
     try:
-        return Made(document, values, pool, parse(raw))
+        return Made(document, values, pool, target, parse(raw))
     except Exception as error:
         raise ConfigError(f"{path or 'no configuration file'}: parse: {type(error).__name__}: {error}") from error
 
@@ -134,7 +137,7 @@ class Reloader:
         old = self._made
         try:
             new = make_config(self._settings.config, self._parse)
-            restart = self._needs_restart(old, new)
+            restart = self._needs_restart(new)
         except ConfigError as error:
             return self._refused(number, str(error))
         if reason := await self._ask_program(host, new.config, old.config):
@@ -189,13 +192,12 @@ class Reloader:
         """Tell whether command line or environment say it: the file does not matter then."""
         return self._settings.origins.get(key, "").startswith(("--", "DARI_", "command line"))
 
-    def _needs_restart(self, old: Made, new: Made) -> list[str]:
+    def _needs_restart(self, new: Made) -> list[str]:
         """Return the keys whose new value takes effect after a restart only; refuse those that identify the service."""
         found: list[str] = []
-        for key in sorted(old.values.keys() | new.values.keys()):
-            is_now = getattr(self._settings, key.replace(".", "_"))
-            same = new.values[key] == is_now if key in new.values else key not in old.values
-            if same or key in _LIVE or self._overridden(key):
+        for key in sorted(KEYS):
+            is_now = self._in_use(key)
+            if key in _LIVE or self._overridden(key) or self._wanted(key, new) == is_now:
                 continue
             if key in IDENTITY:
                 where = at(self._settings.config or "", key)
@@ -207,9 +209,27 @@ class Reloader:
             found += [f"pool.{key}" for key in self._context._pool.needs_restart(new.pool)]
         except ValueError as error:
             raise ConfigError(f"{at(self._settings.config or '', 'max_workers', 'pool')}: [pool] {error}") from error
-        if not self._overridden(TARGET_KEY) and TARGET_KEY in differences(old.document, new.document):
+        if self._is_of_file(TARGET_KEY) and new.target != self._settings.target:
             found.append(TARGET_KEY)
         return found
+
+    def _in_use(self, key: str) -> Any:
+        """Return what the service runs with. `dari start`, which does not import it, has not seen a keyword."""
+        if not self._settings.told(key) and key in self._keywords:
+            return KEYS[key](self._keywords[key], "/")
+        return getattr(self._settings, key.replace(".", "_"))
+
+    def _wanted(self, key: str, new: Made) -> Any:
+        """Return what a start would use now; None for a default that is worked out from other values."""
+        if key in new.values:
+            return new.values[key]
+        if not self._is_of_file(key):
+            return self._in_use(key)  # what there is without the file
+        return KEYS[key](self._keywords[key], "/") if key in self._keywords else DEFAULTS.get(key)
+
+    def _is_of_file(self, key: str) -> bool:
+        origin, config = self._settings.origins.get(key, ""), self._settings.config
+        return config is not None and config in (origin, origin.rpartition(":")[0])  # "path:line", or "path"
 
     def _live_value(self, key: str, new: Made) -> Any:
         return new.values.get(key, self._keywords.get(key, DEFAULTS[key]))
