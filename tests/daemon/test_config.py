@@ -8,11 +8,13 @@ import sys
 
 import pytest
 
+from dari.daemon import cli
 from dari.daemon.config import DEFAULT, resolve
 from dari.daemon.document import freeze, read_file
 from dari.daemon.importing import import_program
 from dari.daemon.keys import unread
 from dari.daemon.lifecycle import Failure, Refused
+from dari.daemon.setup import go_home
 from dari.daemon.target import load
 from dari.exceptions import ConfigError
 
@@ -213,6 +215,48 @@ def test_further_tables_are_the_programs(tmp_path):
     file.write_text("top = 1\n[app]\nport = 8080\n[[database]]\nurl = 'x'\n[daemon.log]\n")
 
     assert read_file(str(file)) == {"top": 1, "app": {"port": 8080}, "database": [{"url": "x"}], "daemon": {"log": {}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "message"),
+    [
+        ("[daemon]\nname = 'x'\n", 2, "what is to be started? Give a TARGET: {0} has no [app] target\n"),
+        (
+            "[daemon]\nname = 'x'\n[app]\ntagret = 'app.py:main'\n",
+            2,
+            "has no [app] target; {0}:4: [app] tagret: did you mean 'target'?",
+        ),
+        ("[app]\nport = 1\n", 2, "which service? Give a TARGET, --name or --pidfile: {0} has no [app] target\n"),
+        (
+            "[daemon]\nuser = 'nosuch'\n[app]\ntarget = 'app.py:main'\n",
+            6,
+            "{0}:2: user = 'nosuch': there is no such user",
+        ),
+        (
+            "[daemon]\ngroup = 'mail'\n[app]\ntarget = 'app.py:main'\n",
+            6,
+            "{0}:2: group = 'mail' needs a user to go with it",
+        ),
+    ],
+)
+def test_what_the_launcher_misses_in_the_file(tmp_path, capsys, text, code, message):
+    """A start that cannot be begun names the file, the line, and what may have been meant."""
+    (tmp_path / "app.py").touch()
+    file = tmp_path / "dari.toml"
+    file.write_text(text)
+
+    assert cli.main(["start", "-c", str(file)]) == code
+
+    assert message.format(file) in capsys.readouterr().err
+
+
+def test_what_the_service_cannot_do_has_its_line(tmp_path):
+    """chdir and limits are refused with the line that asks for them."""
+    file = tmp_path / "dari.toml"
+    file.write_text("[daemon]\nchdir = 'nowhere'\n")
+
+    with pytest.raises(Failure, match=f"^{file}:2: chdir {tmp_path}/nowhere: No such file or directory"):
+        go_home(settle(tmp_path, config=str(file)), detached=True)
 
 
 def test_names_that_only_resemble_ours(tmp_path):

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from dari.daemon.commands import operate
 from dari.daemon.commands.operate import Report
 from dari.daemon.config import Settings, resolve
+from dari.daemon.document import without_target
 from dari.daemon.keys import KEYS, Doubts
 from dari.daemon.lifecycle import STATUS_EXIT, Exit, Refused, StartFailed, State
 from dari.daemon.rights.accounts import account
@@ -179,16 +180,25 @@ def _settings(arguments: dict[str, Any], own_target: str | None, keywords: Mappi
     if arguments["level"] is not None and (arguments["follow"] or arguments["lines"] is not None):
         raise Refused(Exit.USAGE, "--level changes the log and shows nothing of it: first that, then --follow")
     if arguments["command"] in _STARTING:
-        if settings.target is None:
-            raise Refused(
-                Exit.USAGE,
-                f"what is to be {_STARTING[arguments['command']]}? Give a TARGET, or -c FILE with [app] target",
-            )
-        if settings.target.is_file and not os.path.isfile(settings.target.place):
-            raise Refused(Exit.NO_TARGET, f"there is no file {settings.target.place}")
-        if arguments["command"] != "unit":  # which may be for another machine
-            account(settings.user, settings.group)
+        _require_startable(settings, arguments["command"])
     return settings
+
+
+def _require_startable(settings: Settings, command: str) -> None:
+    """Refuse what cannot be started, as far as that is seen without an import."""
+    if settings.target is None:
+        found = (
+            f": {without_target(settings.config)}" if settings.config is not None else ", or -c FILE with [app] target"
+        )
+        raise Refused(Exit.USAGE, f"what is to be {_STARTING[command]}? Give a TARGET{found}")
+    if settings.target.is_file and not os.path.isfile(settings.target.place):
+        raise Refused(Exit.NO_TARGET, f"there is no file {settings.target.place}")
+    if command != "unit":  # which may be for another machine
+        try:
+            account(settings.user, settings.group)
+        except Refused as refused:
+            key = "group" if str(refused).startswith("group") else "user"
+            raise Refused(refused.code, f"{settings.where(key)}{refused}") from refused
 
 
 def _perform(command: str, settings: Settings, arguments: dict[str, Any]) -> Report:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from dari.daemon.document import app_target, at, file_values, look_around, parse_file, pool_values
+from dari.daemon.document import app_target, at, file_values, look_around, parse_file, pool_values, without_target
 from dari.daemon.keys import DEFAULTS, Doubts, checked, from_text, require_known
 from dari.daemon.lifecycle import Exit, Refused
 from dari.daemon.target import Target, parse
@@ -56,6 +56,10 @@ class Settings(NamedTuple):
     def told(self, key: str) -> bool:
         """Tell whether somebody wrote this value down."""
         return self.origins.get(key, DEFAULT) != DEFAULT
+
+    def where(self, key: str) -> str:
+        """Return the beginning of an error about this value: "FILE:LINE: ", or nothing where nobody wrote it down."""
+        return f"{self.origins[key]}: " if self.told(key) else ""
 
 
 def resolve(
@@ -128,6 +132,8 @@ def _complete(values: dict[str, Any], origins: dict[str, str], target: Target | 
             stem = os.path.basename(values["pidfile"]).removesuffix(".pid")
             values["name"] = checked("name", stem, "/", "the pidfile's name")
         else:
+            if path is not None:
+                raise LookupError(f"which service? Give a TARGET, --name or --pidfile: {without_target(path)}")
             raise LookupError("which service? Give a TARGET, -c FILE, --name or --pidfile")
     name = values["name"]
     root = os.geteuid() == 0

@@ -103,6 +103,14 @@ def pool_values(document: dict[str, Any], path: str) -> dict[str, Any]:
     return values
 
 
+def without_target(path: str) -> str:
+    """Say that the file names no TARGET, and what in it may have been meant for that."""
+    app = _table(parse_file(path), "app", path)
+    near = closest("target", app, cutoff=0.7)
+    hint = f"; {at(path, near, 'app')}: [app] {near}: did you mean 'target'?" if near else ""
+    return f"{path} has no [app] target{hint}"
+
+
 def _table(document: dict[str, Any], name: str, path: str) -> dict[str, Any]:
     table: object = document.get(name, {})
     if not isinstance(table, dict):

@@ -16,8 +16,8 @@ from dari.daemon.lifecycle import Exit, Failure
 def settle(settings: Settings, *, detached: bool) -> None:
     """Before the service becomes its user."""
     os.umask(settings.umask)
-    _limit("nofile", resource.RLIMIT_NOFILE, settings.limits_nofile)
-    _limit("core", resource.RLIMIT_CORE, settings.limits_core)
+    _limit("nofile", resource.RLIMIT_NOFILE, settings.limits_nofile, settings.where("limits.nofile"))
+    _limit("core", resource.RLIMIT_CORE, settings.limits_core, settings.where("limits.core"))
     if detached:
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
@@ -30,10 +30,12 @@ def go_home(settings: Settings, *, detached: bool) -> None:
         try:
             os.chdir(settings.chdir)
         except OSError as error:
-            raise Failure(Exit.BAD_CONFIG, f"chdir {settings.chdir}: {error.strerror}") from error
+            raise Failure(
+                Exit.BAD_CONFIG, f"{settings.where('chdir')}chdir {settings.chdir}: {error.strerror}"
+            ) from error
 
 
-def _limit(key: str, which: int, wanted: int | None) -> None:
+def _limit(key: str, which: int, wanted: int | None, where: str) -> None:
     """Set the soft limit; the hard one stays, so that an operator may raise it later, or goes up where root asks."""
     if wanted is None:
         return
@@ -42,7 +44,7 @@ def _limit(key: str, which: int, wanted: int | None) -> None:
     try:
         resource.setrlimit(which, (wanted, hard if enough else wanted))
     except (OSError, ValueError) as error:
-        raise Failure(Exit.BAD_CONFIG, f"limits.{key} = {wanted}: {error}; the hard limit is {hard}") from error
+        raise Failure(Exit.BAD_CONFIG, f"{where}limits.{key} = {wanted}: {error}; the hard limit is {hard}") from error
 
 
 def close_others(keep: set[int]) -> None:
