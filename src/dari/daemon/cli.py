@@ -111,7 +111,7 @@ def main(
         report = Report(130, "interrupted", {})  # 128 + SIGINT, as shells count
     try:
         _answer(report, command, name, as_json=arguments["json"], refused=refused)
-        sys.stdout.flush()
+        print(end="", flush=True)  # where stdout is closed there is no sys.stdout
     except OSError as error:
         return _unheard(error, command, report.code)
     return report.code
