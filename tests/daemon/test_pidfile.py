@@ -36,10 +36,11 @@ def held(path):
 def test_a_record_reads_back(held, path):
     """What was written is what is read; line 1 is the pid alone; every state takes the same number of bytes."""
     me = Identity.of(os.getpid())
-    raw = {state: Record(me, state, 3).encode() for state in (State.STARTING, State.RUNNING, State.STOPPING)}
+    known = Record(me, State.STARTING, 3, target="/srv/näme\n=.py:main", grace=1e-3)
+    raw = {state: known._replace(state=state).encode() for state in (State.STARTING, State.RUNNING, State.STOPPING)}
 
-    assert {state: Record.decode(text) for state, text in raw.items()} == {s: Record(me, s, 3) for s in raw}
-    assert len({len(text) for text in raw.values()}) == 1
+    assert {state: Record.decode(text) for state, text in raw.items()} == {s: known._replace(state=s) for s in raw}
+    assert len({len(text) for text in (*raw.values(), known._replace(grace=None).encode())}) == 1
     assert raw[State.RUNNING].partition(b"\n")[0] == str(os.getpid()).encode()
 
 
@@ -47,6 +48,19 @@ def test_a_record_reads_back(held, path):
 def test_what_is_no_record(raw):
     """Anything else is no record, and no error either."""
     assert Record.decode(raw) is None
+
+
+def test_a_record_fits_and_older_ones_count():
+    """However long its paths are, a reader gets it in one piece; one without target and grace is one, too."""
+    me = Identity(1, 2, "boot")
+    long = Record(me, State.RUNNING, 3, control="/" + "c" * 3000, target="/" + "t" * 3000, grace=1.0)
+    old = "".join(
+        f"{key}={value}\n" for key, value in (("start", 2), ("boot", "boot"), ("lock", 3), ("state", "running"))
+    )
+
+    assert Record.decode(long.encode()[:4096]) == Record(me, State.RUNNING, 3, grace=1.0)
+    assert Record.decode(b"1\n" + old.encode()) == Record(me, State.RUNNING, 3)
+    assert Record.decode(b"1\n" + old.encode() + b"grace=inf\n") is None
 
 
 def test_one_holder(held, path):

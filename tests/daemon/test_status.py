@@ -14,7 +14,7 @@ from dari.daemon.commands.status import _duration
 
 KEYS = {
     *("action", "name", "ok", "code", "text", "version", "state", "ready", "pid", "starttime", "boot_id", "uptime_s"),
-    *("generation", "status", "last_reload", "loop", "proc", "pool", "log", "paths"),
+    *("target", "generation", "status", "last_reload", "loop", "proc", "pool", "log", "paths"),
 }
 WITH_A_POOL = """
     import json, pathlib, subprocess, sys
@@ -82,6 +82,7 @@ def test_what_people_see(bench, until, start_time, boot_id):
         r"  cpu \d+\.\d %, memory \d+\.\d MB, \d+ descriptors, \d+ threads, 1 child\n"
         r"  asyncio: \d+ tasks?, loop lag \d+\.\d ms\n"
         r"  pool: \d workers?, \d idle; 0 jobs queued, 0 running, 1 completed, 0 failed\n"
+        rf"  target {bench.directory}/app.py:main\n"
         rf"  log {bench.logfile}\n",
         done.stdout,
     ), done.stdout
@@ -116,6 +117,7 @@ def test_who_cannot_be_asked_is_looked_at(bench):
     assert re.fullmatch(
         rf"app: running \(pid {pid}\), up \d+ s, generation 1\n"
         r"  cpu \d+\.\d %, memory \d+\.\d MB, \d+ descriptors, \d+ threads\n"
+        rf"  target {bench.directory}/app.py:main\n"
         rf"  log {bench.logfile}\n",
         done.stdout,
     ), done.stdout

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 
 import pytest
 
 from dari.daemon import cli
+from dari.daemon.commands import operate
 from dari.daemon.pidfile import STOP_BYTE, open_pidfile, try_lock
 from dari.daemon.process import Handle
+from dari.daemon.target import may_be_same
 
 BLOCKED = """
     import ctypes, os, threading, time, signal
@@ -461,6 +464,67 @@ def test_the_start_time_is_checked_even_when_the_file_is_open(bench, gone):
     assert not gone(pid, timeout=0)
     bench.pidfile.write_text(true)
     assert bench.dari("stop", "app.py:main").returncode == 0
+
+
+def test_two_programs_with_the_same_file_name(bench, gone):
+    """They share their default name, and are not taken for one another: what was asked for the one leaves the other
+    alone. Whoever gives the name means what has it."""
+    here, there = (bench.directory / part for part in ("here", "there"))
+    for directory in (here, there):
+        directory.mkdir()
+        shutil.copy(bench.directory / "app.py", directory)
+    pid = bench.start(target="here/app.py:main")
+    is_here = f"{here}/app.py:main (pid {pid})"
+
+    starts = [bench.dari(*how, "there/app.py:main") for how in (("start",), ("start", "--strict"), ("run",))]
+    others = [bench.dari(command, "there/app.py:main") for command in ("stop", "reload", "restart", "dump")]
+    status = json.loads(bench.dari("status", "there/app.py:main", "--json").stdout)
+
+    text = f"app: app runs already, but it is {is_here}: give --name, or stop that one\n"
+    assert [(done.returncode, done.stderr) for done in starts] == [(150, text)] * 3
+    text = f"app: {there}/app.py:main is not running: app is {is_here}; --name app means that one\n"
+    assert [(done.returncode, done.stderr) for done in others] == [(7, text)] * 4
+    assert (status["state"], status["target"]) == ("running", f"{here}/app.py:main")
+    assert not gone(pid, timeout=0)
+    assert bench.dari("stop", "there/app.py:main", "--name", "app").returncode == 0
+    assert bench.dari("stop", "there/app.py:main").returncode == 0  # nothing runs
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("/a/app.py:main", "/a/app.py:main", True),
+        ("/a/app.py:main", "/b/app.py:main", False),
+        ("/a/app.py:main", "/a/app.py:daemon", False),
+        ("/a/pkg/app.py:main", "pkg.app:main", True),
+        ("pkg.app:main", "/a/app.py:main", False),
+        ("pkg.app:main", "app:main", False),
+    ],
+)
+def test_which_targets_may_be_the_same(one, other, same):
+    """A module and a file are compared by the end of the path."""
+    assert may_be_same(one, other) is may_be_same(other, one) is same
+
+
+def test_stop_waits_by_the_services_own_grace(bench, until, monkeypatch):
+    """What the service allows its main counts, also after a reload that changed it; for this stop alone, an option."""
+    del bench.env["DARI_DAEMON__STOP_GRACE"]
+    config = bench.config("[daemon]\nstop_grace = 40\n")
+    bench.start("-c", config)
+    waits = []
+    monkeypatch.setattr(operate, "_end", lambda handle, grace, **_: waits.append(grace) or False)
+    monkeypatch.setattr(operate, "_tidy", lambda *_, **__: None)
+
+    bench.dari("stop", "--name", "app")
+    bench.config("[daemon]\nstop_grace = 50.5\n")
+    bench.dari("stop", "app.py:main", "-c", config)  # the service has not read it yet
+    assert bench.dari("reload", "--name", "app").returncode == 0
+    bench.dari("stop", "--name", "app")
+    bench.dari("stop", "--name", "app", "--stop-grace", "2")
+    bench.env["DARI_DAEMON__STOP_GRACE"] = "3"
+    bench.dari("stop", "--name", "app")
+
+    assert waits == [40, 40, 50.5, 2, 3]
 
 
 def test_restart(bench, gone):

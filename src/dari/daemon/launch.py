@@ -90,7 +90,7 @@ def replace_process(settings: Settings) -> NoReturn:
     sockets = passed(os.environ, pid=os.getpid())
     lock = take_lock(settings)
     try:
-        write_record(lock, Record(Identity.of(os.getpid()), State.STARTING, lock))
+        write_record(lock, _first_record(lock, settings))
         fd = hand_over(Handover("run", settings, lock, -1, sockets))
         environ = for_service(os.environ, settings, detached=False)
         signals.block()
@@ -139,6 +139,7 @@ class _Launch:
             for_service(os.environ, self._settings, detached=True),
             [self._lock, status_w, handover, *(each.fd for each in self._sockets)],
             self._stdout,
+            self._settings,
         )
         _flush()
         mask = signals.block()
@@ -280,6 +281,7 @@ class _Image(NamedTuple):
     environ: dict[str, str]
     descriptors: list[int]
     stdout: int
+    settings: Settings
 
 
 def _be_middle(service: _Image, lock: int, status: int, verdict: int, release: int) -> NoReturn:
@@ -324,7 +326,7 @@ def _be_service(service: _Image, lock: int, status: int) -> NoReturn:
     """Write the pidfile and become a fresh interpreter. A forked child: system calls only."""
     try:
         # The pid, the start time and the number of the lock's descriptor all survive the exec.
-        write_record(lock, Record(Identity.of(os.getpid()), State.STARTING, lock))
+        write_record(lock, _first_record(lock, service.settings))
         _let_through(service.descriptors)
         if service.stdout != 1:
             os.dup2(service.stdout, 1)
@@ -334,6 +336,12 @@ def _be_service(service: _Image, lock: int, status: int) -> NoReturn:
         os.write(status, json.dumps(word).encode() + b"\n")
     finally:
         os._exit(1)
+
+
+def _first_record(lock: int, settings: Settings) -> Record:
+    """Return what the pidfile says of this process, which is about to become the service."""
+    me = Identity.of(os.getpid())
+    return Record(me, State.STARTING, lock, target=str(settings.target or ""), grace=settings.stop_grace)
 
 
 def _let_through(descriptors: list[int]) -> None:

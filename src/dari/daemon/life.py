@@ -126,8 +126,14 @@ class Service:
     def _write_record(self) -> None:
         control = self.settings.control_socket if self.doors.control is not None else ""
         with contextlib.suppress(OSError):  # a full disk must not stop a service from stopping
-            record = Record(self.identity, self._state, self._lock_fd, self._reloader.reloads, control)
-            write_record(self._lock_fd, record)
+            write_record(
+                self._lock_fd,
+                Record(
+                    *(self.identity, self._state, self._lock_fd, self._reloader.reloads, control),
+                    target=str(self.settings.target or ""),
+                    grace=self.settings.stop_grace,
+                ),
+            )
 
     @property
     def state(self) -> State:

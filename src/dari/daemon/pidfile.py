@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import stat
 import struct
@@ -41,6 +42,8 @@ SERVICE_BYTE: Final = 0
 STOP_BYTE: Final = 1
 
 _LONGEST_PATH: Final = 2048  # of the 4096 bytes that a reader takes
+_LONGEST_TARGET: Final = 1024  # of what is left
+_GRACE_WIDTH: Final = 24  # of the longest repr of a float
 _HAS_OFD: Final = hasattr(fcntl, "F_OFD_SETLK")
 # struct flock of Linux: type, whence, start, length, pid (0 for these locks), padding.
 _FLOCK: Final = "hhqqi4x"
@@ -74,14 +77,19 @@ class Record(NamedTuple):
     lock_fd: int  # under which number the holder has this very file open: what a forger cannot arrange
     reloads: Reloads = Reloads()
     control: str = ""  # the path of its control socket; none: ""
+    target: str = ""  # which program that is, as file:attribute or module:attribute; not known: ""
+    grace: float | None = None  # its present stop_grace, in seconds: whoever stops it waits by that
 
     def encode(self) -> bytes:
         pid, start, boot = self.identity
         control = self.control.encode("unicode_escape").decode()
         control = control if len(control) < _LONGEST_PATH else ""  # found by the configuration then
+        target = self.target.encode("unicode_escape").decode()
+        target = target if len(target) < _LONGEST_TARGET else ""
+        grace = "" if self.grace is None else repr(self.grace)
         return (
             f"{pid}\nstart={start}\nboot={boot}\nlock={self.lock_fd}\nstate={self.state.value:<{_WIDTH}}\n"
-            f"reload={self.reloads.encode()}\nctl={control}\n"
+            f"reload={self.reloads.encode()}\ngrace={grace:<{_GRACE_WIDTH}}\ntarget={target}\nctl={control}\n"
         ).encode()
 
     @classmethod
@@ -93,7 +101,12 @@ class Record(NamedTuple):
             identity = Identity(int(first), int(fields["start"]), fields["boot"])
             reloads = Reloads.decode(fields["reload"]) if "reload" in fields else Reloads()
             control = fields.get("ctl", "").encode().decode("unicode_escape")
-            return cls(identity, State(fields["state"].strip()), int(fields["lock"]), reloads, control)
+            target = fields.get("target", "").encode().decode("unicode_escape")
+            grace = float(fields["grace"]) if fields.get("grace", "").strip() else None
+            if grace is not None and not 0 < grace < math.inf:
+                return None
+            state = State(fields["state"].strip())
+            return cls(identity, state, int(fields["lock"]), reloads, control, target, grace)
         except (ValueError, KeyError):
             return None
 

@@ -15,7 +15,7 @@ import time
 from typing import Final
 
 from dari.daemon.commands import tail
-from dari.daemon.commands.operate import Report, signallable
+from dari.daemon.commands.operate import Report, require_meant, signallable
 from dari.daemon.config import Settings
 from dari.daemon.control.asking import ask
 from dari.daemon.lifecycle import Exit, Refused, State
@@ -55,6 +55,7 @@ def _running(settings: Settings) -> Record:
     seen = look(settings.pidfile)
     if seen.state in (State.STOPPED, State.DEAD):
         raise Refused(Exit.NOT_RUNNING, "not running")
+    require_meant(settings, seen)
     return signallable(seen)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dari.daemon.commands.operate import Report, signallable
+from dari.daemon.commands.operate import Report, require_meant, signallable
 from dari.daemon.config import Settings
 from dari.daemon.control.asking import ask
 from dari.daemon.keys import LEVELS
@@ -17,6 +17,7 @@ def set_level(settings: Settings, level: str) -> Report:
     seen = look(settings.pidfile)
     if seen.state in (State.STOPPED, State.DEAD):
         raise Refused(Exit.NOT_RUNNING, seen.text)
+    require_meant(settings, seen)
     record = signallable(seen)
     pid = record.identity.pid
     reply = ask(record, "log-level", level=level)

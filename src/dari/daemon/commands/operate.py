@@ -16,11 +16,13 @@ from dari.daemon.config import Settings
 from dari.daemon.lifecycle import HARD_EXIT_AFTER, Exit, Refused, State
 from dari.daemon.pidfile import SERVICE_BYTE, STOP_BYTE, Record, Seen, clear, look, open_pidfile, try_lock
 from dari.daemon.process import Handle
+from dari.daemon.target import may_be_same
 
 LOOK_AGAIN: Final = 0.02  # a lock whose holder is somebody else cannot be waited for without taking it: looked at
 _NAMELESS: Final = 5.0  # how long a held lock may go without a name in the file: two forks, on a loaded machine
 _MISNAMED: Final = 1.0  # and how long with an old name: one ftruncate
 _AFTER_KILL: Final = 5.0  # a process that is still there then is stuck in the kernel
+_LONGEST_WAIT: Final = 1e6  # seconds; poll counts milliseconds in 32 bits
 _LATE: Final = 1.0  # what the service's own hard exit may need beyond its timeline
 
 
@@ -71,12 +73,14 @@ def _join(settings: Settings, *, deadline: float, strict: bool) -> Report | None
     """The lock is someone else's: wait for that one's readiness. None: nobody was there after all, try again."""
     pid = _name_holder(settings) if strict else None
     if strict and pid is not None:
+        _leave_room(settings, look(settings.pidfile))
         raise Refused(Exit.ALREADY_RUNNING, f"already running (pid {pid})", pid=pid)
     nameless_since = time.monotonic()
     while True:
         seen = look(settings.pidfile)
         pid = seen.pid if seen.state in (State.RUNNING, State.STARTING, State.STOPPING) else pid
         now = time.monotonic()
+        _leave_room(settings, seen)
         if seen.state is State.RUNNING:
             fields = {"state": "running", "pid": pid, "already": True}
             return Report(Exit.DONE, f"already running (pid {pid})", fields)
@@ -113,6 +117,38 @@ def orphaned(seen: Seen) -> Refused:
     return Refused(Exit.ORPHANED, f"{text}; `lslocks` or `fuser` on the pidfile name it", pid=seen.pid)
 
 
+def _is_another(settings: Settings, seen: Seen) -> str | None:
+    """Return which program it is that runs, when that is known and not TARGET.
+
+    Two programs of the same file name have the same default name, and with it the same pidfile.
+    """
+    record = seen.record
+    if seen.state not in (State.STARTING, State.RUNNING, State.STOPPING) or record is None or not record.target:
+        return None
+    if settings.target is None or may_be_same(str(settings.target), record.target):
+        return None
+    return f"{record.target} (pid {seen.pid})"
+
+
+def _leave_room(settings: Settings, seen: Seen) -> None:
+    """Refuse to take another program that runs under this name for the one that is to be started."""
+    if (other := _is_another(settings, seen)) is not None:
+        text = f"{settings.name} runs already, but it is {other}: give --name, or stop that one"
+        raise Refused(Exit.ALREADY_RUNNING, text, pid=seen.pid)
+
+
+def require_meant(settings: Settings, seen: Seen) -> None:
+    """Refuse to do to another program what TARGET was meant for.
+
+    Whoever has given the name or the pidfile means what runs there, whatever program that is: so a service whose
+    TARGET has changed in its file is restarted.
+    """
+    other = None if settings.told("name") or settings.told("pidfile") else _is_another(settings, seen)
+    if other is not None:
+        text = f"{settings.target} is not running: {settings.name} is {other}; --name {settings.name} means that one"
+        raise Refused(Exit.NOT_RUNNING, text, pid=seen.pid)
+
+
 def signallable(seen: Seen) -> Record:
     """Return the record of what runs, if a signal is known to reach the right process; else `Refused` says why."""
     if seen.state is State.UNKNOWN:
@@ -136,6 +172,7 @@ def run(settings: Settings) -> NoReturn:
             if refused.code is not Exit.ALREADY_RUNNING:
                 raise
             pid = _name_holder(settings)
+            _leave_room(settings, look(settings.pidfile))
             if pid is not None or look(settings.pidfile).state not in (State.STOPPED, State.DEAD):
                 text = f"already running (pid {pid})"
                 raise Refused(Exit.ALREADY_RUNNING, text, pid=pid) from refused
@@ -170,6 +207,7 @@ def _stop(settings: Settings, fd: int, *, first: bool, strict: bool) -> Report:
     if seen.state in (State.STOPPED, State.DEAD):
         _tidy(settings, fd, gone=None)
         return _nothing_to_stop(strict)
+    require_meant(settings, seen)
     record = signallable(seen)
 
     began = time.monotonic()
@@ -177,7 +215,8 @@ def _stop(settings: Settings, fd: int, *, first: bool, strict: bool) -> Report:
     handle = Handle.open(record.identity)
     if handle is not None:
         with handle:
-            killed = _end(settings, handle, tell=first and seen.state is not State.STOPPING, pid=seen.pid)
+            tell = first and seen.state is not State.STOPPING
+            killed = _end(handle, _grace(settings, record), tell=tell, pid=seen.pid)
     _tidy(settings, fd, gone=record)
     seconds = round(time.monotonic() - began, 3)
     fields = {"state": "stopped", "pid": seen.pid, "already": False, "killed": killed, "seconds": seconds}
@@ -185,12 +224,18 @@ def _stop(settings: Settings, fd: int, *, first: bool, strict: bool) -> Report:
     return Report(code, f"{'killed' if killed else 'stopped'} (pid {seen.pid})", fields)
 
 
-def _end(settings: Settings, handle: Handle, *, tell: bool, pid: int | None) -> bool:
+def _grace(settings: Settings, record: Record) -> float:
+    """Return the service's own stop_grace in seconds, unless this very command was given another."""
+    given = settings.origins.get("stop_grace", "").startswith(("--", "DARI_"))
+    return settings.stop_grace if given or record.grace is None else min(record.grace, _LONGEST_WAIT)
+
+
+def _end(handle: Handle, grace: float, *, tell: bool, pid: int | None) -> bool:
     """Bring the process to its end; True when only KILL did."""
     try:
         if tell:
             handle.send(signal.SIGTERM)
-        if handle.wait(settings.stop_grace + HARD_EXIT_AFTER + _LATE):
+        if handle.wait(grace + HARD_EXIT_AFTER + _LATE):
             return False
         handle.send(signal.SIGKILL)
     except PermissionError as error:

@@ -10,7 +10,7 @@ import time
 from typing import Any, Final
 
 from dari.daemon.answer import Answer, read_answer
-from dari.daemon.commands.operate import LOOK_AGAIN, Report, signallable
+from dari.daemon.commands.operate import LOOK_AGAIN, Report, require_meant, signallable
 from dari.daemon.config import Settings
 from dari.daemon.control.asking import ask
 from dari.daemon.lifecycle import Exit, Refused, State
@@ -69,6 +69,7 @@ def seen_begun(seen: Seen) -> int:
 def _reloadable(settings: Settings, seen: Seen) -> Record:
     if seen.state in (State.STOPPED, State.DEAD):
         raise Refused(Exit.NOT_RUNNING, seen.text)
+    require_meant(settings, seen)
     if seen.state in (State.STARTING, State.STOPPING):
         raise Refused(Exit.NOT_RUNNING, f"{seen.text}, and does not reload now", pid=seen.pid)
     record = signallable(seen)

@@ -52,7 +52,7 @@ def metrics(settings: Settings) -> Report:
 
 def _nothing_known(settings: Settings) -> dict[str, Any]:
     unknown = (
-        *("pid", "starttime", "boot_id", "uptime_s", "generation", "status"),
+        *("pid", "starttime", "boot_id", "uptime_s", "target", "generation", "status"),
         *("last_reload", "loop", "proc", "pool", "log"),
     )
     paths = {
@@ -73,6 +73,7 @@ def _from_outside(settings: Settings, record: Record) -> dict[str, Any]:
         "starttime": start,
         "boot_id": boot,
         "uptime_s": None if uptime is None else round(uptime, 2),
+        "target": record.target or None,
         "generation": record.reloads.generation,
         "last_reload": _last_reload(settings, record),
     }
@@ -114,6 +115,8 @@ def _details(fields: dict[str, Any]) -> list[str]:
         ago = _duration(max(0.0, time.time() - last["time"]))
         lines.append(f"last reload {'ok' if last['ok'] else 'refused'} {ago} ago")
         lines[-1] += f": {last['error']}" if last["error"] else ""
+    if fields["target"]:
+        lines.append(f"target {fields['target']}")
     lines.append(f"log {fields['paths']['logfile'] or 'to stderr'}")
     if fields["log"] and fields["log"]["dropped"]:
         lines[-1] += f", {fields['log']['dropped']} lines dropped"

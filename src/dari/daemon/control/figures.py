@@ -65,6 +65,7 @@ class Figures(Listener):
             "starttime": start,
             "boot_id": boot,
             "uptime_s": None if uptime is None else round(uptime, 2),
+            "target": str(settings.target) if settings.target is not None else None,
             "last_reload": _outcome(*service.last_reload) if service.last_reload is not None else None,
             "loop": {"kind": service.backend, "tasks": service.count_tasks(), **_beat(self._pulse.last)},
             "proc": self._usage.look(),
