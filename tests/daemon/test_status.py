@@ -6,11 +6,17 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 
 import pytest
 
+from dari.daemon import process
+from dari.daemon.commands import status as status_command
 from dari.daemon.commands.status import _duration
+from dari.daemon.lifecycle import State
+from dari.daemon.pidfile import Record, open_pidfile, try_lock, write_record
+from dari.daemon.process import Identity
 
 KEYS = {
     *("action", "name", "ok", "code", "text", "version", "state", "ready", "pid", "starttime", "boot_id", "uptime_s"),
@@ -123,6 +129,46 @@ def test_who_cannot_be_asked_is_looked_at(bench):
     ), done.stdout
     assert (answer["loop"], answer["log"], answer["pool"], answer["status"]) == (None, None, None, None)
     assert answer["proc"]["threads"] >= 3
+
+
+def test_a_service_that_was_stopped_by_a_signal(bench, until):
+    """Nothing is waited for then: it is said at once, with the way out. It runs all the same: 0."""
+    pid = bench.start()
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: process.is_stopped(pid))
+    done = bench.dari("status", "app.py:main")
+    code, answer = status(bench)
+    os.kill(pid, signal.SIGCONT)
+
+    assert done.stdout.splitlines()[1] == f"  it is stopped (SIGSTOP): `kill -CONT {pid}` lets it go on"
+    assert (done.returncode, code, answer["state"]) == (0, 0, "running")
+    assert answer["loop"] == {"kind": None, "tasks": None, "lag_ms": None, "answers": False}
+    assert answer["proc"]["threads"] > 0
+
+
+def test_a_service_that_does_not_answer(bench, tmp_path, monkeypatch):
+    """Asked, and no answer (the GIL is held): that is said in the first lines, and is no "no socket"."""
+    monkeypatch.setattr(status_command, "_PATIENCE", 0.1)
+    bench.rundir.mkdir()
+    held = open_pidfile(str(bench.pidfile), create=True)
+    assert try_lock(held)
+    path = str(tmp_path / "ctl")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        write_record(held, Record(Identity.of(os.getpid()), State.RUNNING, held, control=path))
+        refused = status(bench)[1]
+        listening.listen()
+        said = bench.dari("status", "app.py:main").stdout.splitlines()
+        metrics = bench.dari("metrics", "app.py:main").stdout
+        code, answer = status(bench)
+    os.close(held)
+
+    assert said[0].startswith(f"app: running (pid {os.getpid()}), up ")
+    assert said[1].startswith("  has not answered for 0.1 s: C code keeps the interpreter to itself (py-spy")
+    assert (code, answer["state"], answer["ready"]) == (0, "running", True)
+    assert answer["loop"] == {"kind": None, "tasks": None, "lag_ms": 100.0, "answers": False}
+    assert "\ndari_loop_answers 0\n" in metrics
+    assert refused["loop"] is None
 
 
 def test_top(bench):

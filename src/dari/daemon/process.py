@@ -33,15 +33,27 @@ def boot_id() -> str:
         return "-"
 
 
-def start_time(pid: int) -> int | None:
-    """Return when the process started, in clock ticks since boot; None when it has ended (a zombie has)."""
+def _stat(pid: int) -> list[str] | None:
+    """Return what the kernel says of the process, from its state (field 3) on; None where it says nothing."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            line = file.read()
+            # The name in field 2 may hold spaces and parentheses; the last parenthesis ends it.
+            return file.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def is_stopped(pid: int) -> bool:
+    """Tell whether the process was stopped by a signal and waits for SIGCONT; False where that is not known."""
+    fields = _stat(pid)
+    return fields is not None and fields[0] == "T"
+
+
+def start_time(pid: int) -> int | None:
+    """Return when the process started, in clock ticks since boot; None when it has ended (a zombie has)."""
+    fields = _stat(pid)
+    if fields is None:
         return None if os.path.exists("/proc/self/stat") else _portable_start_time(pid)
-    # The name in field 2 may hold spaces and parentheses; the last parenthesis ends it. Then field 3 comes first.
-    fields = line.rpartition(")")[2].split()
     return None if fields[0] in "ZXx" else int(fields[19])
 
 

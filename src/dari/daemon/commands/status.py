@@ -12,10 +12,12 @@ from typing import Any, Final
 from dari.daemon.answer import read_answer
 from dari.daemon.commands.operate import Report
 from dari.daemon.config import Settings
-from dari.daemon.control.asking import VERSION, ask
+from dari.daemon.control.asking import VERSION, ask_or_time_out
 from dari.daemon.lifecycle import STATUS_EXIT, Exit, State
 from dari.daemon.pidfile import Record, look
+from dari.daemon.process import is_stopped
 
+_PATIENCE: Final = 5.0  # seconds, for an answer that waits for nothing but the loop's one second
 _UNITS: Final = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -24,13 +26,11 @@ def status(settings: Settings) -> Report:
     seen = look(settings.pidfile)
     record = seen.record if seen.state not in (State.DEAD, State.ORPHANED) else None
     fields = _nothing_known(settings)
+    silence = ""
     if record is not None:
         fields |= _from_outside(settings, record)
-        reply = ask(record, "status")
-        if reply is not None and reply.result is not None:
-            fields |= reply.result
-        else:
-            fields["proc"] = _usage_of(record)
+        answer, silence = _ask(record)
+        fields |= answer
     fields |= {"state": seen.state.value, "ready": seen.state is State.RUNNING}
     text = seen.text
     details: tuple[str, ...] = ()
@@ -38,8 +38,28 @@ def status(settings: Settings) -> Report:
         text += f", up {_duration(fields['uptime_s'])}" if fields["uptime_s"] is not None else ""
         text += f", generation {fields['generation']}"
         text += ", reloading" if record.reloads.begun > record.reloads.ended else ""
-        details = tuple(_details(fields))
+        details = (*filter(None, [silence]), *_details(fields))
     return Report(STATUS_EXIT[seen.state], text, fields, details)
+
+
+def _ask(record: Record) -> tuple[dict[str, Any], str]:
+    """Return what the service says of itself, or the kernel of it; and what its silence means, if that is bad."""
+    pid = record.identity.pid
+    silence, lag_ms = "", None
+    if is_stopped(pid):
+        silence = f"it is stopped (SIGSTOP): `kill -CONT {pid}` lets it go on"
+    else:
+        try:
+            reply = ask_or_time_out(record, "status", patience=_PATIENCE)
+        except TimeoutError:
+            why = "C code keeps the interpreter to itself (py-spy or gdb show where), or the machine is overloaded"
+            silence = f"has not answered for {_PATIENCE:g} s: {why}"
+            lag_ms = _PATIENCE * 1000
+        else:
+            if reply is not None and reply.result is not None:
+                return reply.result, ""
+    loop = {"kind": None, "tasks": None, "lag_ms": lag_ms, "answers": False} if silence else None
+    return {"proc": _usage_of(record), "loop": loop}, silence
 
 
 def metrics(settings: Settings) -> Report:
@@ -104,7 +124,7 @@ def _details(fields: dict[str, Any]) -> list[str]:
             f"cpu {proc['cpu']} %, memory {proc['rss'] / 1e6:.1f} MB, {_many(proc['fds'], 'descriptor')}, "
             f"{_many(proc['threads'], 'thread')}{children}"
         )
-    if loop := fields["loop"]:
+    if (loop := fields["loop"]) and loop["kind"]:
         lines.append(f"{loop['kind']}: {_many(loop['tasks'], 'task')}, {_lag(loop)}")
     if pool := fields["pool"]:
         lines.append(

@@ -31,14 +31,25 @@ def _connect(connected: socket.socket, path: str, deadline: float) -> None:
         try:
             connected.connect(path)
             return
-        except BlockingIOError:  # a thousand others are at it, and the queue is full for a moment
+        except BlockingIOError as error:  # a thousand others are at it, and the queue is full for a moment
             if time.monotonic() > deadline:
-                raise
+                raise TimeoutError("the queue stays full") from error
             time.sleep(_TRY_AGAIN)
 
 
 def ask(record: Record, command: str, *, patience: float = _PATIENCE, **arguments: Any) -> Reply | None:
     """Ask the service that `record` names; None where it cannot be asked, or does not answer within `patience` s."""
+    try:
+        return ask_or_time_out(record, command, patience=patience, **arguments)
+    except TimeoutError:
+        return None
+
+
+def ask_or_time_out(record: Record, command: str, *, patience: float, **arguments: Any) -> Reply | None:
+    """Ask the service that `record` names; None where it cannot be asked.
+
+    `TimeoutError` when it was asked, and has not answered within `patience` seconds: its threads do not run.
+    """
     if not record.control:
         return None
     import json  # not at the top: a command that finds nobody to ask needs neither
@@ -65,5 +76,7 @@ def ask(record: Record, command: str, *, patience: float = _PATIENCE, **argument
                 raw += more
         answer = cast("dict[str, Any]", json.loads(raw))
         return Reply(answer["result"], "") if answer["ok"] else Reply(None, str(answer["error"]))
+    except TimeoutError:
+        raise
     except (OSError, ValueError, KeyError, TypeError):
         return None
