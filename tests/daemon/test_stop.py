@@ -528,18 +528,31 @@ def test_stop_waits_by_the_services_own_grace(bench, until, monkeypatch):
 
 
 def test_restart(bench, gone):
-    """restart ends the one and starts the other."""
+    """restart ends the one and starts the other, and says which; it also says when only the first half was done."""
     first = bench.start()
 
-    assert bench.dari("restart", "app.py:main").returncode == 0
+    done = bench.dari("restart", "app.py:main")
     assert bench.status() == (0, "running")
-    assert bench.witnesses()[0] == first
+    second = bench.witnesses()[-1]
+    assert (done.returncode, done.stdout) == (0, f"app: restarted (pid {first} -> {second})\n")
     assert gone(first, timeout=0)
+
+    bench.program("async def main(ctx):\n    raise SystemExit('no luck')\n")
+    failed = bench.dari("restart", "app.py:main", "--json")
+    answer = json.loads(failed.stdout)
+    assert (failed.returncode, answer["stopped"], answer["state"], answer["origin"]) == (
+        1,
+        second,
+        "stopped",
+        "service",
+    )
+    assert answer["text"] == f"no luck\npid {second} was stopped for it; nothing runs now"
 
 
 def test_restart_of_a_stopped_one_starts_it(bench):
     """restart of what does not run is a start."""
-    assert bench.dari("restart", "app.py:main").returncode == 0
+    done = bench.dari("restart", "app.py:main")
+    assert (done.returncode, done.stdout) == (0, f"app: was not running; started (pid {bench.witnesses()[-1]})\n")
     assert bench.status() == (0, "running")
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from dari.daemon.answer import forget_answer
 from dari.daemon.config import Settings
-from dari.daemon.lifecycle import HARD_EXIT_AFTER, Exit, Refused, State
+from dari.daemon.lifecycle import HARD_EXIT_AFTER, Exit, Refused, StartFailed, State
 from dari.daemon.pidfile import SERVICE_BYTE, STOP_BYTE, Record, Seen, clear, look, open_pidfile, try_lock
 from dari.daemon.process import Handle
 from dari.daemon.target import may_be_same
@@ -300,6 +300,25 @@ def restart(settings: Settings, *, stdout: int = 1) -> Report:
         seen = look(settings.pidfile)
         text = f"{checked.text}\n{settings.target} cannot be started, so what runs was left alone ({seen.text})"
         return Report(checked.code, text, {"state": seen.state.value, "pid": seen.pid, "stopped": None})
-    stopped = stop(settings, strict=False)
-    report = start(settings, strict=False, stdout=stdout)
-    return report._replace(fields={**report.fields, "stopped": stopped.fields["pid"]})
+    stopped: int | None = stop(settings, strict=False).fields["pid"]
+    try:
+        report = start(settings, strict=False, stdout=stdout)
+    except (StartFailed, Refused) as error:
+        if stopped is None:
+            raise
+        return _half_done(settings, error, stopped)
+    pid = report.fields["pid"]
+    if report.fields["already"]:  # somebody else was quicker
+        text = report.text if stopped is None else f"pid {stopped} was stopped; {report.text}"
+    else:
+        text = f"was not running; started (pid {pid})" if stopped is None else f"restarted (pid {stopped} -> {pid})"
+    return report._replace(text=text, fields={**report.fields, "stopped": stopped})
+
+
+def _half_done(settings: Settings, error: StartFailed | Refused, stopped: int) -> Report:
+    """What an operator has to know of a start that failed after the stop: that nothing is as it was."""
+    seen = look(settings.pidfile)
+    now = "nothing runs now" if seen.state in (State.STOPPED, State.DEAD) else f"now it is {seen.text}"
+    fields = {"state": seen.state.value, "pid": seen.pid, "stopped": stopped}
+    fields |= {"origin": error.origin} if isinstance(error, StartFailed) else {}
+    return Report(error.code, f"{error}\npid {stopped} was stopped for it; {now}", fields)
