@@ -425,7 +425,7 @@ def test_who_runs_in_a_terminal_is_not_reloaded(bench, until):
     run = bench.popen("run", "app.py:main", stdin=theirs, stdout=theirs, stderr=theirs)
     until(lambda: bench.is_now("running"))
 
-    code, answer = reload(bench, "--name", "app")
+    code, answer = reload(bench)
 
     assert code == 3
     assert "HUP stops it" in answer["text"]

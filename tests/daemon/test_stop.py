@@ -491,19 +491,21 @@ def test_two_programs_with_the_same_file_name(bench, gone):
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "same"),
+    ("one", "other", "same", "same_file"),
     [
-        ("/a/app.py:main", "/a/app.py:main", True),
-        ("/a/app.py:main", "/b/app.py:main", False),
-        ("/a/app.py:main", "/a/app.py:daemon", False),
-        ("/a/pkg/app.py:main", "pkg.app:main", True),
-        ("pkg.app:main", "/a/app.py:main", False),
-        ("pkg.app:main", "app:main", False),
+        ("/a/app.py:main", "/a/app.py:main", True, True),
+        ("/a/app.py:main", "/b/app.py:main", False, False),
+        ("/a/app.py:main", "/a/app.py:daemon", False, True),
+        ("/a/pkg/app.py:main", "pkg.app:main", True, True),
+        ("/a/pkg/app.py:main", "pkg.app:daemon", False, True),
+        ("pkg.app:main", "/a/app.py:main", False, False),
+        ("pkg.app:main", "app:main", False, False),
     ],
 )
-def test_which_targets_may_be_the_same(one, other, same):
+def test_which_targets_may_be_the_same(one, other, same, same_file):
     """A module and a file are compared by the end of the path."""
-    assert may_be_same(one, other) is may_be_same(other, one) is same
+    assert may_be_same(one, other, attributes=True) is may_be_same(other, one, attributes=True) is same
+    assert may_be_same(one, other, attributes=False) is may_be_same(other, one, attributes=False) is same_file
 
 
 def test_stop_waits_by_the_services_own_grace(bench, until, monkeypatch):

@@ -44,18 +44,17 @@ def parse(text: str, base: str) -> Target:
     return Target(place, attribute, base)
 
 
-def may_be_same(one: str, other: str) -> bool:
-    """Tell whether two spellings of a TARGET can mean one program.
+def may_be_same(one: str, other: str, *, attributes: bool) -> bool:
+    """Tell whether two spellings of a TARGET can mean one program; without `attributes`, one file or module.
 
     A file is compared with a module by the end of its path, for `python -m pkg.app` and `pkg/app.py` are both usual.
     """
     (place, _, attribute), (other_place, _, other_attribute) = one.rpartition(":"), other.rpartition(":")
-    if attribute != other_attribute:
+    if attributes and attribute != other_attribute:
         return False
     if place.endswith(".py") == other_place.endswith(".py"):
-        return place == other_place or (
-            place.endswith(".py") and os.path.realpath(place) == os.path.realpath(other_place)
-        )
+        same_file = place.endswith(".py") and os.path.realpath(place) == os.path.realpath(other_place)
+        return place == other_place or same_file
     file, module = (place, other_place) if place.endswith(".py") else (other_place, place)
     return file.endswith(f"/{module.replace('.', '/')}.py")
 

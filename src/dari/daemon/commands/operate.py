@@ -117,7 +117,7 @@ def orphaned(seen: Seen) -> Refused:
     return Refused(Exit.ORPHANED, f"{text}; `lslocks` or `fuser` on the pidfile name it", pid=seen.pid)
 
 
-def _is_another(settings: Settings, seen: Seen) -> str | None:
+def _is_another(settings: Settings, seen: Seen, *, attributes: bool) -> str | None:
     """Return which program it is that runs, when that is known and not TARGET.
 
     Two programs of the same file name have the same default name, and with it the same pidfile.
@@ -125,14 +125,14 @@ def _is_another(settings: Settings, seen: Seen) -> str | None:
     record = seen.record
     if seen.state not in (State.STARTING, State.RUNNING, State.STOPPING) or record is None or not record.target:
         return None
-    if settings.target is None or may_be_same(str(settings.target), record.target):
+    if settings.target is None or may_be_same(str(settings.target), record.target, attributes=attributes):
         return None
     return f"{record.target} (pid {seen.pid})"
 
 
 def _leave_room(settings: Settings, seen: Seen) -> None:
     """Refuse to take another program that runs under this name for the one that is to be started."""
-    if (other := _is_another(settings, seen)) is not None:
+    if (other := _is_another(settings, seen, attributes=True)) is not None:
         text = f"{settings.name} runs already, but it is {other}: give --name, or stop that one"
         raise Refused(Exit.ALREADY_RUNNING, text, pid=seen.pid)
 
@@ -140,10 +140,11 @@ def _leave_room(settings: Settings, seen: Seen) -> None:
 def require_meant(settings: Settings, seen: Seen) -> None:
     """Refuse to do to another program what TARGET was meant for.
 
-    Whoever has given the name or the pidfile means what runs there, whatever program that is: so a service whose
-    TARGET has changed in its file is restarted.
+    Whoever has given the name or the pidfile means what runs there, whatever program that is. Another attribute of
+    the same file is the same program, in a new version perhaps: `restart` is how it becomes that one.
     """
-    other = None if settings.told("name") or settings.told("pidfile") else _is_another(settings, seen)
+    named = settings.told("name") or settings.told("pidfile")
+    other = None if named else _is_another(settings, seen, attributes=False)
     if other is not None:
         text = f"{settings.target} is not running: {settings.name} is {other}; --name {settings.name} means that one"
         raise Refused(Exit.NOT_RUNNING, text, pid=seen.pid)
