@@ -216,8 +216,8 @@ def _stop(settings: Settings, fd: int, *, first: bool, strict: bool) -> Report:
     handle = Handle.open(record.identity)
     if handle is not None:
         with handle:
-            tell = first and seen.state is not State.STOPPING
-            killed = _end(handle, _grace(settings, record), tell=tell, pid=seen.pid)
+            grace = _grace(settings, record)
+            killed = _end(handle, grace, tell=first and seen.state is not State.STOPPING, pid=seen.pid)
     _tidy(settings, fd, gone=record)
     seconds = round(time.monotonic() - began, 3)
     fields = {"state": "stopped", "pid": seen.pid, "already": False, "killed": killed, "seconds": seconds}
