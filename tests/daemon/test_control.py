@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from dari.daemon.control.asking import ask
+from dari.daemon.control.listening import tidy_up
 from dari.daemon.control.requests import _COMMANDS
 from dari.daemon.pidfile import look
 
@@ -233,6 +234,19 @@ def test_a_program_that_configures_logging_has_its_level(bench):
     done = bench.dari("logs", "app.py:main", "--level", "debug")
 
     assert (done.returncode, "the program configures logging itself" in done.stderr) == (3, True)
+
+
+def test_a_users_pidfile_leads_root_to_no_socket_of_another(tmp_path, monkeypatch):
+    """Else a `ctl=` that he writes into his own pidfile would have root's `dari stop` remove what he cannot."""
+    place = tmp_path / "app.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(place))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+    tidy_up(str(place), named_by=os.getuid() + 1)
+    assert place.exists()
+    tidy_up(str(place), named_by=os.getuid())
+    assert not place.exists()
 
 
 def test_stale_and_foreign_sockets(bench, line, gone):

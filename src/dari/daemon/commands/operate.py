@@ -265,7 +265,7 @@ def _tidy(settings: Settings, fd: int, *, gone: Record | None) -> None:
             from dari.daemon.control import listening  # here: `stop` is quicker without sockets
 
             forget_answer(settings.pidfile)
-            listening.tidy_up(left)
+            listening.tidy_up(left, named_by=seen.owner)
             clear(fd)
             return
         if time.monotonic() > deadline:

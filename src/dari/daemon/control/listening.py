@@ -102,11 +102,15 @@ def _require_trust(path: str) -> None:
         raise Failure(Exit.NOT_PERMITTED, f"{reason}: no place for a control socket")
 
 
-def tidy_up(path: str) -> None:
-    """After the end of a service: remove what it could not remove by itself. Only for the holder of its lock."""
+def tidy_up(path: str, *, named_by: int | None = None) -> None:
+    """After the end of a service: remove what it could not remove by itself. Only for the holder of its lock.
+
+    `named_by` is the uid of the pidfile that names the socket: a user's leads root to that user's own sockets only.
+    """
     if path:
         with contextlib.suppress(OSError, Failure):
-            remove_stale(path)
+            if os.geteuid() != 0 or not named_by or os.lstat(path).st_uid == named_by:
+                remove_stale(path)
 
 
 def remove_stale(path: str) -> None:
