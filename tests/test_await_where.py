@@ -387,6 +387,12 @@ ROWS = [
     ),
     Row("a pool's `Job`", "`yield job`", "`await job`", lambda here: here.pool().submit(str, "done")),
     Row(
+        "a job, without owning it",
+        "`yield dari.shield(job)`",
+        "`await dari.shield(job)`",
+        lambda here: dari.shield(here.pool().submit(str, "done")),
+    ),
+    Row(
         "a call on a pool",
         "`yield pool.run_sync(fn)`",
         "`await pool.run_sync(fn)`",

@@ -216,7 +216,7 @@ def test_what_cannot_be_shielded(beside, wrong):
     with pytest.raises(TypeError) as caught:
         dari.shield(wrong)
 
-    assert str(caught.value) == f"shield takes a task, not {wrong!r}: make one by dari.create_task"
+    assert str(caught.value) == f"shield takes a task or a job, not {wrong!r}: make a task of it by dari.create_task"
     assert beside(told, ("shield", wrong)) == (TypeError, f"a task yielded {('shield', wrong)!r}: {caught.value}")
 
 

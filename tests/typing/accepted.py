@@ -35,7 +35,9 @@ def main(queue: dari.Queue[int]) -> dari.Steps[float]:
     data = yield from dari.host(coroutine("x"))
     assert_type(data, bytes)
     looked = yield from dari.shield(dari.create_task(coroutine, "x"))
+    seen = yield from dari.shield(dari.Pool().submit(len, "x"))
     assert_type(looked, bytes)
+    assert_type(seen, int)
     with dari.TaskGroup() as group:
         assert_type(group.create_task(child(2)), dari.Task[str])
         yield group.join()

@@ -6,7 +6,7 @@ And the tuple spelling: `yield ("sleep", 0.5)` is looked up in `commands`, which
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, final
 
 from dari._kernel.contract import Direction, Operation
 from dari._kernel.joining import join
@@ -43,6 +43,12 @@ T_co = TypeVar("T_co", covariant=True)
 
 class HasFileno(Protocol):
     def fileno(self) -> int: ...
+
+
+class Ownable(Protocol[T_co]):
+    """What ends elsewhere, and is asked to end when its waiter is cancelled; unless that only looks."""
+
+    def only_look(self) -> Operation[T_co]: ...
 
 
 def undone(_wait: object) -> bool:
@@ -161,8 +167,6 @@ class Shield(Operation[T_co]):
     __slots__ = ("_task",)
 
     def __init__(self, task: Task[T_co]) -> None:
-        if not isinstance(cast("object", task), Task):
-            raise TypeError(f"shield takes a task, not {task!r}: make one by dari.create_task")
         self._task: Final = task
 
     def __repr__(self) -> str:
@@ -258,9 +262,15 @@ def checkpoint() -> Operation[None]:
     return Checkpoint(None)
 
 
-def shield(task: Task[T]) -> Operation[T]:
-    """Wait for `task` without owning it: if the waiter is cancelled, the task runs on."""
-    return Shield(task)
+def shield(task: Task[T] | Ownable[T]) -> Operation[T]:
+    """Wait for a task, or for a pool's job, without owning it: if the waiter is cancelled, it runs on."""
+    if isinstance(task, Task):
+        return Shield(task)
+    if isinstance(task, Operation):
+        only_look: Callable[[], Operation[T]] | None = getattr(task, "only_look", None)
+        if only_look is not None:
+            return only_look()
+    raise TypeError(f"shield takes a task or a job, not {task!r}: make a task of it by dari.create_task")
 
 
 def _descriptor(file: int | HasFileno) -> int:
@@ -328,7 +338,7 @@ commands: dict[str, Callable[..., Operation[Any]]] = {
     "yield": Checkpoint,
     "sleep": Sleep,
     "sleep_until": SleepUntil,
-    "shield": Shield,
+    "shield": shield,
 }
 
 

@@ -24,6 +24,10 @@ class Ending(ABC, Generic[T_co]):
     def call_when_ended(self, call: Callable[[], object]) -> None:
         """Make `call()` once, when it has ended, on whatever thread (here and now, if it has). It must not block."""
 
+    def forget(self, call: Callable[[], object]) -> None:
+        """Who only looked has left: `call` need not be made any more. It may be, all the same."""
+        return
+
     @abstractmethod
     def request_end(self) -> object:
         """The only waiter was cancelled: end soon. `call_when_ended`'s call comes in any case."""

@@ -72,6 +72,10 @@ class Remote(Ending[T_co], Operation[T_co]):
         task.kernel.outside += 1
         self.call_when_ended(ended)
 
+    def only_look(self) -> Operation[T_co]:
+        """What `dari.shield` waits with: cancelling the waiter ends the wait, and nothing else."""
+        return Onlooker(self)
+
     def _outside(self) -> Generator[Any, Any, T_co]:
         """`await it` in a coroutine that dari does not step."""
         if in_trio():
@@ -89,6 +93,65 @@ def _wait_in_asyncio() -> Callable[[Remote[Any], Any], Generator[Any, Any, Any]]
     from dari.drivers.asyncio_wait import wait_for_remote
 
     return wait_for_remote
+
+
+@final
+class Onlooker(Operation[T_co]):
+    """Waits for something remote without owning it. Each wait is a look of its own."""
+
+    __slots__ = ("_remote",)
+
+    def __init__(self, remote: Remote[T_co]) -> None:
+        self._remote = remote
+
+    def __repr__(self) -> str:
+        return f"shield({self._remote!r})"
+
+    def begin(self, task: Any) -> None:
+        _Look(self._remote).begin(task)
+
+    def _outside(self) -> Generator[Any, Any, T_co]:
+        return _Look(self._remote)._outside()
+
+
+@final
+class _Look(Remote[T_co]):
+    """One look at something remote: it ends with that, or when its waiter is cancelled, whichever comes first."""
+
+    __slots__ = ("_call", "_left", "_remote")
+
+    def __init__(self, remote: Remote[T_co]) -> None:
+        self._remote = remote
+        self._call: list[Callable[[], object]] = []  # none or one: whoever pops it, on whichever thread, makes it
+        self._left = False
+
+    def __repr__(self) -> str:
+        return f"shield({self._remote!r})"
+
+    def call_when_ended(self, call: Callable[[], object]) -> None:
+        self._call.append(call)
+        self._remote.call_when_ended(self._tell)
+
+    def _tell(self) -> None:
+        try:
+            call = self._call.pop()
+        except IndexError:
+            return  # the other one was first
+        call()
+
+    def request_end(self) -> None:
+        self._left = True
+        self._remote.forget(self._tell)  # who looks again and again must not leave a call behind each time
+        self._tell()
+
+    def ended(self) -> bool:
+        return self._left or self._remote.ended()
+
+    def outcome(self) -> Outcome[T_co] | None:
+        return None if self._left else self._remote.outcome()
+
+    def cancelled_error(self) -> Exception:
+        return self._remote.cancelled_error()
 
 
 @final

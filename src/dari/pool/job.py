@@ -372,6 +372,15 @@ class Job(Remote[T_co]):
         if waiters is ENDED:
             call()
 
+    def forget(self, call: Callable[[], object]) -> None:
+        """Who polls by `result(timeout)`, or looks again and again, must not leave a call behind each time."""
+        with self._keeper.lock:
+            if isinstance(self._waiters, Waiters):
+                if call in self._waiters:
+                    self._waiters.remove(call)
+            elif self._waiters == call:
+                self._waiters = None
+
     def request_end(self) -> object:
         plan = None if self._rare is None else self._rare.plan
         return self._keeper.cancel(self, abandon=plan is not None and plan.abandon_on_cancel)
@@ -436,7 +445,7 @@ class Job(Remote[T_co]):
             lock.acquire(True, timeout)
         finally:
             if self._waiters is not ENDED:
-                self._forget(lock.release)
+                self.forget(lock.release)
 
     def _wait_and_help(self, deadline: float | None) -> None:
         """A worker waits for a job of its own pool, which is queued, or will be: there may be nobody else to run it."""
@@ -459,18 +468,10 @@ class Job(Remote[T_co]):
                         lock.acquire(True, left)
                     finally:
                         keeper.forget_when_queued(self, wake)
-                        self._forget(wake)
+                        self.forget(wake)
                 asks_again = keeper.help(self)
         finally:
             del self  # as in `_wait`
-
-    def _forget(self, call: Callable[[], object]) -> None:
-        """Who polls by `result(timeout)` must not leave a call behind each time."""
-        with self._keeper.lock:
-            if isinstance(self._waiters, Waiters):
-                self._waiters.remove(call)
-            elif self._waiters is not ENDED:
-                self._waiters = None
 
     def _rarely(self) -> Rare:
         if self._rare is None:
