@@ -13,6 +13,7 @@ from dari._kernel.tracing import install
 from dari._kernel.waiting import dump
 from dari.drivers.asyncio_inside import LanesLoop
 from dari.drivers.asyncio_standstill import Selector, dump_of_tasks
+from dari.drivers.asyncio_wait import awaited_in
 
 if TYPE_CHECKING:
     from selectors import BaseSelector
@@ -44,7 +45,7 @@ class EventLoop(LanesLoop):
     ) -> None:
         if starvation_limit is not None:
             whole("starvation_limit", starvation_limit, 1, " (or None: strict priorities)")
-        super().__init__(Selector(self.dump) if selector is None else selector, starvation_limit, seed)
+        super().__init__(Selector(self) if selector is None else selector, starvation_limit, seed)
         if tracer is not None:
             self.tracer = tracer
 
@@ -73,6 +74,10 @@ class EventLoop(LanesLoop):
         for guest in self._own.guests:
             if guest.kernel.tracer is before:
                 install(guest.kernel, tracer)
+
+    def awaited_outside(self) -> int:
+        """How many waits there are, of coroutines and of generator tasks, for what ends in another thread."""
+        return awaited_in(self) + sum(guest.kernel.outside for guest in self._own.guests)
 
     def take_guest(self, guest: Guest) -> None:
         """`guest` drives its kernel in this loop from now on."""

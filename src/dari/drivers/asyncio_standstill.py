@@ -1,8 +1,9 @@
 """Where the tasks of asyncio stand; and the warning when nothing is left that could wake one. Public asyncio only.
 
-The loop asks its selector to wait without a timeout when nothing is ready and no timer is left. If then no descriptor
-but the loop's own is watched, no other thread lives, and no signal has a handler, nobody can come any more. (Ctrl-C
-can: it ends the program.) That is told once, with a dump, and not raised: there is no task that it could be raised in.
+The loop asks its selector to wait without a timeout when nothing is ready and no timer is left. If then no task waits
+for what ends in another thread, no descriptor but the loop's own is watched, no other thread lives or is on its way,
+and no signal has a handler, nobody can come any more. (Ctrl-C can: it ends the program.) That is told once, with a
+dump, and not raised: there is no task that it could be raised in.
 """
 
 from __future__ import annotations
@@ -11,14 +12,12 @@ import asyncio
 import selectors
 import signal
 import threading
-from typing import TYPE_CHECKING, Any, final
-from weakref import WeakMethod
+from typing import Any, Protocol, final
+from weakref import ref
 
 from dari._kernel.waiting import lines_of
 from dari.drivers.reporting import report
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from dari.drivers.strangers import on_their_way
 
 __all__ = ["Selector", "dump_of_tasks"]
 
@@ -38,13 +37,25 @@ def _by_name(task: asyncio.Task[Any]) -> tuple[int, str]:
     return len(name), name
 
 
+class Program(Protocol):
+    """The loop that waits here."""
+
+    def awaited_outside(self) -> int:
+        """How many waits there are for what ends in another thread."""
+        ...
+
+    def dump(self) -> str:
+        """Where every task stands."""
+        ...
+
+
 @final
 class Selector(selectors.DefaultSelector):
-    """Looks when it is asked to wait for ever. `dump` tells where everybody stands, in the loop that waits here."""
+    """Looks when it is asked to wait for ever."""
 
-    def __init__(self, dump: Callable[[], str]) -> None:
+    def __init__(self, program: Program) -> None:
         super().__init__()
-        self._dump = WeakMethod(dump)
+        self._program = ref(program)  # which holds its selector
         self._told = False
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
@@ -53,10 +64,12 @@ class Selector(selectors.DefaultSelector):
         return super().select(timeout)
 
     def _look(self) -> None:
-        if len(self.get_map()) > 1 or threading.active_count() > 1 or any(map(_is_heard, signal.valid_signals())):
+        program = self._program()
+        if program is None or len(self.get_map()) > 1 or program.awaited_outside() or on_their_way:
             return  # (One descriptor is the loop's own, by which other threads wake it.)
-        dump = self._dump()
-        stands = "" if dump is None else dump()
+        if threading.active_count() > 1 or any(map(_is_heard, signal.valid_signals())):
+            return
+        stands = program.dump()
         if stands:
             self._told = True
             report(

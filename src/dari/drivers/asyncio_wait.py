@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from dari.drivers.ending import Ending
 
-__all__ = ["mailbox_of", "wait_for_remote"]
+__all__ = ["awaited_in", "mailbox_of", "wait_for_remote"]
 
 T = TypeVar("T")
 
@@ -60,6 +60,12 @@ def _new_mailbox(loop: asyncio.AbstractEventLoop) -> Mailbox:
     return mailbox
 
 
+def awaited_in(loop: asyncio.AbstractEventLoop) -> int:
+    """How many coroutines of `loop` wait for what ends in another thread."""
+    entry = _mailboxes.get(id(loop))
+    return 0 if entry is None else entry[0].awaited
+
+
 def wait_for_remote(remote: Ending[T], loop: asyncio.AbstractEventLoop) -> Generator[Any, Any, T]:
     """Wait for its end, in `loop`; cancelled, ask it to end, await that, and be cancelled then."""
     cancelled: asyncio.CancelledError | None = None
@@ -81,18 +87,22 @@ def wait_for_remote(remote: Ending[T], loop: asyncio.AbstractEventLoop) -> Gener
         account = accounts.get(loop) if accounts else None
         if account is not None:
             account.waits += 1
-        while True:
-            try:
-                yield from future
-                break
-            except asyncio.CancelledError as error:
-                cancelled = error
-                if remote.ended():
+        mailbox.awaited += 1
+        try:
+            while True:
+                try:
+                    yield from future
                     break
-                remote.request_end()
-                future = loop.create_future()  # `settle` settles whichever is the present one
-                if remote.ended():
-                    settle()
+                except asyncio.CancelledError as error:
+                    cancelled = error
+                    if remote.ended():
+                        break
+                    remote.request_end()
+                    future = loop.create_future()  # `settle` settles whichever is the present one
+                    if remote.ended():
+                        settle()
+        finally:
+            mailbox.awaited -= 1
         if account is not None:
             account.waits -= 1
     if cancelled is not None:

@@ -28,13 +28,14 @@ __all__ = ["Mailbox", "strays"]
 class Mailbox:
     """Calls posted by any thread or signal handler, to be made by the one thread that owns the box."""
 
-    __slots__ = ("_armed", "_calls", "_closed", "_wake")
+    __slots__ = ("_armed", "_calls", "_closed", "_wake", "awaited")
 
     def __init__(self, wake: Callable[[], object]) -> None:
         self._calls: Final[deque[Callable[[], object]]] = deque()
         self._wake: Final = wake
         self._armed = False
         self._closed = False
+        self.awaited = 0  # the owner's count of those who wait for a call to come
 
     def __bool__(self) -> bool:
         return bool(self._calls)

@@ -22,6 +22,7 @@ from dari._kernel.waiting import dump
 from dari.drivers.chunk import Chunk
 from dari.drivers.mailbox import Mailbox, strays
 from dari.drivers.refusal import refuse
+from dari.drivers.strangers import on_their_way
 from dari.drivers.wakeup import remote_of
 from dari.exceptions import DeadlockError
 
@@ -228,6 +229,8 @@ class Standalone:
 
     def _look_at_deadlock(self, kernel: Kernel) -> None:
         """Nothing that the kernel knows of can wake anybody. Raise DeadlockError, or warn once if a stranger might."""
+        if on_their_way:
+            return  # a thread that will be there soon
         stands = f"every task waits, and no task, deadline, job or descriptor can wake one:\n{dump(kernel.tasks)}"
         strangers = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
         strangers += [

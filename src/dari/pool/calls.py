@@ -10,6 +10,7 @@ from _thread import start_new_thread
 from typing import TYPE_CHECKING
 
 from dari.drivers.blocking import way_out
+from dari.drivers.strangers import on_their_way
 
 if TYPE_CHECKING:
     from _thread import LockType
@@ -66,9 +67,9 @@ def spawn(thread: Callable[[], Thread], failed: Callable[[RuntimeError], object]
     """Start `thread()`; where a loop or a scheduler runs, without waiting for anything.
 
     `Thread.start` waits until the new thread runs, beside a thread that computes for 13 ms (median), which a loop
-    has not got. There a bare thread does it, and it takes 0.14 ms. (Not everywhere: a bare thread may come too late
-    for a program that ends just now.) `failed` is called where no thread can be had, or (3.12) the interpreter is on
-    its way out.
+    has not got. There a bare thread does it, and it takes 0.14 ms; meanwhile only `on_their_way` tells of it. (Not
+    everywhere: a bare thread may come too late for a program that ends just now.) `failed` is called where no thread
+    can be had, or (3.12) the interpreter is on its way out.
     """
 
     def start() -> None:
@@ -76,11 +77,15 @@ def spawn(thread: Callable[[], Thread], failed: Callable[[RuntimeError], object]
             thread().start()
         except RuntimeError as error:
             failed(error)
+        finally:
+            on_their_way.discard(start)
 
     if way_out(task="", loop="") is None:
         start()
         return
+    on_their_way.add(start)
     try:
         start_new_thread(start, ())
     except RuntimeError as error:
+        on_their_way.discard(start)
         failed(error)
