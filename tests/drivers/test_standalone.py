@@ -62,6 +62,46 @@ def test_run_timeout():
     assert log == ["sleeper"]
 
 
+def stubborn():
+    """A job that has its result only when it is asked to end."""
+    while not dari.current_job().cancel_requested:
+        time.sleep(0.001)
+    return "late"
+
+
+@pytest.mark.parametrize("spelled", ["generator", "coroutine"])
+@pytest.mark.parametrize("ends", ["timeout", "ctrl-c"])
+def test_what_main_wins_last_does_not_make_up_for_its_end(ends, spelled):
+    """The result of its job came after the timeout, or Ctrl-C, and main has ended with it: that is not lost."""
+    error = KeyboardInterrupt if ends == "ctrl-c" else TimeoutError
+
+    def begin(pool):
+        if ends == "ctrl-c":
+            os.kill(os.getpid(), signal.SIGINT)
+        return pool.submit(stubborn)
+
+    def generator(pool):
+        return (yield begin(pool))
+
+    async def coroutine(pool):
+        return await begin(pool)
+
+    with dari.Pool(1) as pool, pytest.raises(error):
+        dari.run(generator if spelled == "generator" else coroutine, pool, timeout=0.01 if ends == "timeout" else None)
+
+
+def test_main_that_sees_its_end_may_end_as_it_likes():
+    """As with `asyncio.run`: who catches the cancel, and returns, has an answer."""
+
+    def main():
+        try:
+            yield dari.sleep(60)
+        except dari.Cancelled:
+            return "cleaned up"
+
+    assert dari.run(main, timeout=0.01) == "cleaned up"
+
+
 def test_run_takes_generators_and_coroutines_and_functions_that_make_them():
     """Four spellings of main."""
 

@@ -414,6 +414,10 @@ class Task(Operation[T_co]):
             if scope is None:  # a shield does not count: under it the task rests, and will be cancelled again
                 self._rare.swallowed = 0
 
+    def _saw_cancelled(self) -> bool:
+        """Was `Cancelled` thrown in, and some scope around it cancelled ever since?"""
+        return self._rare is not None and self._rare.swallowed > 0
+
     def _runs(self) -> bool:
         return world.kernel is not None and world.kernel.current is self
 

@@ -43,7 +43,8 @@ def run_main(driver: Standalone, kernel: Kernel, main: Any, args: tuple[Any, ...
             driver.reports_deadlocks = False
     if interrupts.due:
         raise KeyboardInterrupt
-    if task.cancelled():
+    # Main may end with what it has won last (a job's result), before it could see that it was to end: it does not win.
+    if task.cancelled() or not (interrupts.hard or task._saw_cancelled() or task.exception()):
         if interrupts.came:
             raise KeyboardInterrupt
         if out_of_time.came:
