@@ -463,12 +463,12 @@ def test_a_cancel_that_comes_twice(run_in, later):
     async def main():
         async with dari.Scheduler() as scheduler:
             task = scheduler.create_task(
-                resting, "generator", log, lambda: coroutine_resting("coroutine", log, slow=4), 4
+                resting, "generator", log, lambda: coroutine_resting("coroutine", log, slow=20), 20
             )
             waiter = asyncio.create_task(awaited(lambda: task))
             await turns()
             waiter.cancel()
-            await turns(later)
+            await turns(later)  # far fewer than the coroutine needs for its end
             waiter.cancel()
             task.cancel()
             await asyncio.wait([waiter])

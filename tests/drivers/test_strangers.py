@@ -98,6 +98,24 @@ def test_a_scheduler_raises_no_deadlock_error(workers_are_late, caplog):
     assert caplog.messages == []
 
 
+def test_a_scheduler_looks_again_when_the_worker_is_there(workers_are_late, monkeypatch):
+    """Its job does not wake main: that is told then, as it would have been at once."""
+    told = []
+
+    def main(pool):
+        event, driver = dari.Event(), dari.current_task().kernel.driver
+        monkeypatch.setattr(driver, "report", lambda text, _: (told.append(text), driver.post(event.set)))
+        pool.submit(int)
+        yield event.wait()
+
+    with dari.Pool(1) as pool:
+        try:
+            dari.run(main, pool)
+        except dari.DeadlockError as error:  # where the worker has gone already, and no signal has a handler
+            told.append(str(error))
+    assert ["every task waits" in text for text in told] == [True]
+
+
 def test_what_is_awaited_from_outside_is_no_standstill_of_a_loop(monkeypatch, caplog):
     """Whoever settles the future: here nobody that Python knows of, once the loop has gone to sleep."""
     select, future = selectors.DefaultSelector.select, Future()

@@ -60,15 +60,20 @@ class Selector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None and not self._told:
-            self._look()
+            program = self._program()
+            if program is not None and self._stands_still(program):
+                events = super().select(0)  # of a thread that has ended since
+                if events:
+                    return events
+                self._tell(program)
         return super().select(timeout)
 
-    def _look(self) -> None:
-        program = self._program()
-        if program is None or len(self.get_map()) > 1 or program.awaited_outside() or on_their_way:
-            return  # (One descriptor is the loop's own, by which other threads wake it.)
-        if threading.active_count() > 1 or any(map(_is_heard, signal.valid_signals())):
-            return
+    def _stands_still(self, program: Program) -> bool:
+        if len(self.get_map()) > 1 or program.awaited_outside() or on_their_way:
+            return False  # (One descriptor is the loop's own, by which other threads wake it.)
+        return threading.active_count() == 1 and not any(map(_is_heard, signal.valid_signals()))
+
+    def _tell(self, program: Program) -> None:
         stands = program.dump()
         if stands:
             self._told = True

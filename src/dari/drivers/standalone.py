@@ -39,6 +39,8 @@ _CHUNK = 0.000_25  # seconds of steps between two looks at the clock, the mailbo
 
 _LONGEST_WAIT = 86_400.0  # seconds; what is further away is asked for again: selectors overflow at some weeks
 
+_LOOK_AGAIN = 0.05  # seconds
+
 _EVENTS: dict[Direction, int] = {"read": selectors.EVENT_READ, "write": selectors.EVENT_WRITE}
 
 
@@ -214,7 +216,7 @@ class Standalone:
             and need.deadline is None
             and not (need.watching or kernel.outside)
         ):
-            self._look_at_deadlock(kernel)
+            deadline = self._look_at_deadlock(kernel)
         earliest = min((when for when in (need.deadline, deadline) if when is not None), default=None)
         timeout = None if earliest is None else min(max(0.0, earliest - self.clock()), _LONGEST_WAIT)
         with _signals_wake(self._waker):
@@ -227,10 +229,13 @@ class Standalone:
         """Has something come since the last advance, so that there is no reason to wait?"""
         return bool(self.mailbox) or self._stopped or self._noticed
 
-    def _look_at_deadlock(self, kernel: Kernel) -> None:
-        """Nothing that the kernel knows of can wake anybody. Raise DeadlockError, or warn once if a stranger might."""
+    def _look_at_deadlock(self, kernel: Kernel) -> float | None:
+        """Nothing that the kernel knows of can wake anybody. Raise DeadlockError, or warn once if a stranger might.
+
+        Gives the time to look again: a thread will be there soon that is not yet.
+        """
         if on_their_way:
-            return  # a thread that will be there soon
+            return self.clock() + _LOOK_AGAIN
         stands = f"every task waits, and no task, deadline, job or descriptor can wake one:\n{dump(kernel.tasks)}"
         strangers = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
         strangers += [
@@ -239,9 +244,12 @@ class Standalone:
             if callable(signal.getsignal(number))
         ]
         if not strangers:
+            if self._called():  # by a thread that has ended since
+                return None
             raise DeadlockError(stands)
         self.reports_deadlocks = False
         self.report(f"perhaps a deadlock (only {', '.join(strangers)} could end it): {stands}", None)
+        return None
 
     def _poll(self, kernel: Kernel, timeout: float | None) -> list[tuple[int, Direction]]:
         """The watched descriptors that are ready, within `timeout` seconds."""
